@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from app.audit import records
-from app.audit.records import MOST_USERS
 from app.clock import now_ms
 from app.model import NOTHING_REFUSED
 
@@ -90,8 +89,8 @@ class _RefusalKind:
         self.items += call.items
         self.actions.update(call.actions)
         self.last = call
-        if len(self.users) < MOST_USERS:
-            self.users |= dict.fromkeys(call.users[: MOST_USERS - len(self.users)])
+        if len(self.users) < records.MOST_USERS:
+            self.users |= dict.fromkeys(call.users[: records.MOST_USERS - len(self.users)])
         if call.resource is not None and len(self.resources) < MAX_RESOURCES:
             self.resources[call.resource] = None
 

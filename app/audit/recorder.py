@@ -13,7 +13,6 @@ from functools import partial
 import structlog
 
 from app.audit import records
-from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.database.writer import Writer
 
@@ -30,7 +29,7 @@ class RecordWrite:
 
     time: int
     text: str
-    macs: AuditMacs
+    macs: records.AuditMacs
     rows: int = 1
 
     @classmethod
@@ -43,7 +42,7 @@ class RecordWrite:
 class AuditRecorder:
     """Writes records through the writer of one process."""
 
-    def __init__(self, writer: Writer, macs: AuditMacs) -> None:
+    def __init__(self, writer: Writer, macs: records.AuditMacs) -> None:
         self._writer, self._macs = writer, macs
         self._kept = deque[RecordWrite]()
 

@@ -17,7 +17,6 @@ import orjson
 from sqlalchemy import Engine
 
 from app.audit import records
-from app.audit.records import AuditMacs
 from app.audit.row_macs import CALLER_KEYS, CALLER_SECRETS, RowSelection, SetChange
 from app.callers import key_format
 from app.clock import now_ms
@@ -166,7 +165,7 @@ class KeyStore:
     within that transaction.
     """
 
-    def __init__(self, engine: Engine, macs: AuditMacs) -> None:
+    def __init__(self, engine: Engine, macs: records.AuditMacs) -> None:
         self._engine, self._macs = engine, macs
         # In memory alone
         self._shown: OrderedDict[tuple[str, bytes], tuple[float, str]] = OrderedDict()
@@ -320,7 +319,7 @@ class KeyStore:
         key_id: str,
         now: int,
         changes: Mapping[str, Any],
-        record: ChangeRecord,
+        record: ChangeRecord | None = None,
         expires_at: int | Keep | None = KEEP,
         *,
         guard: Guard = _anybody,
@@ -336,6 +335,7 @@ class KeyStore:
             with self._changing(cursor, key_id) as noted:
                 cursor.execute(CHANGE, (*_values(caller), expires_at, key_id))
             told = _told({**changes, "expires_at": given})
+            record = record or by_operator("key.change")
             self._record(cursor, now, record(key_id, now, told), noted)
         return replace(stored, caller=caller, expires_at=expires_at)
 

@@ -9,16 +9,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
+from app.audit import evidence, key_derivation, records, signing_keys, verify_rows
 from app.audit.checkpoints import InvalidCheckpoint, PublicKey, parse_count
-from app.audit.evidence import read_evidence
 from app.audit.export import read_export, write_export
 from app.audit.findings import Finding, Report
-from app.audit.key_derivation import delete_root_key, stored_root_key
-from app.audit.records import administrative_act, insert
-from app.audit.signing_keys import is_nothing_recorded, load_keys_to_read, load_keys_to_write
 from app.audit.tree import Fetch, fetcher
 from app.audit.verify import verify
-from app.audit.verify_rows import verify_rows
 from app.cli.common import milliseconds
 from app.clock import now_ms
 from app.database.engine import connect_to_read, scrub, snapshot, too_large_to_scrub, transaction
@@ -49,7 +45,9 @@ def public_key(settings: Settings) -> PublicKey:
     engine = connect_to_read(settings.gateway_database_url)
     try:
         with snapshot(engine) as connection:
-            return load_keys_to_read(fetcher(connection), settings.audit_root_key).signer.public
+            return signing_keys.load_keys_to_read(
+                fetcher(connection), settings.audit_root_key
+            ).signer.public
     finally:
         engine.dispose()
 
@@ -66,14 +64,16 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
         with snapshot(engine) as connection:
             if key is not None:
                 public = _parse_key(key)
-                return verify(read_evidence(connection, public), public, notes)
+                return verify(evidence.read_evidence(connection, public), public, notes)
             fetch = fetcher(connection)
             if not notes and _is_untouched(fetch):
                 return Report(nothing_recorded=True)
-            own = load_keys_to_read(fetch, settings.audit_root_key)
+            own = signing_keys.load_keys_to_read(fetch, settings.audit_root_key)
             public = own.signer.public
-            report = verify(read_evidence(connection, public), public, notes, own.macs, now_ms())
-            report.findings += verify_rows(fetch, own.macs.rows, report.set_changes)
+            report = verify(
+                evidence.read_evidence(connection, public), public, notes, own.macs, now_ms()
+            )
+            report.findings += verify_rows.verify_rows(fetch, own.macs.rows, report.set_changes)
             return report
     finally:
         engine.dispose()
@@ -87,8 +87,8 @@ def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
     """
     if key is None:
         raise StartRefused("--public-key: is required with --export; `audit public-key` shows it")
-    evidence = read_export(path)
-    return verify(evidence, _parse_key(key), [_note(text) for text in kept])
+    exported = read_export(path)
+    return verify(exported, _parse_key(key), [_note(text) for text in kept])
 
 
 def report_document(report: Report) -> dict[str, Any]:
@@ -187,8 +187,10 @@ def export(settings: Settings, since: str | None, until: str | None, path: Path 
             fetch = fetcher(connection)
             if _is_untouched(fetch):
                 raise NotFound(NOTHING_TO_EXPORT)
-            public = load_keys_to_read(fetch, settings.audit_root_key).signer.public
-            return _write(write_export(read_evidence(connection, public, begin, end), public), path)
+            public = signing_keys.load_keys_to_read(fetch, settings.audit_root_key).signer.public
+            return _write(
+                write_export(evidence.read_evidence(connection, public, begin, end), public), path
+            )
     finally:
         engine.dispose()
 
@@ -198,7 +200,7 @@ def _is_untouched(fetch: Fetch) -> bool:
 
     Raises StartRefused for a damaged key.
     """
-    return stored_root_key(fetch) is None and is_nothing_recorded(fetch)
+    return key_derivation.stored_root_key(fetch) is None and signing_keys.is_nothing_recorded(fetch)
 
 
 def _write(lines: Iterable[bytes], path: Path | None) -> int:
@@ -237,13 +239,15 @@ def move_key(settings: Settings) -> KeyMove:
     try:
         with snapshot(engine) as connection:
             fetch = fetcher(connection)
-            kept = stored_root_key(fetch)
+            kept = key_derivation.stored_root_key(fetch)
             if kept is None and given is None:
                 raise StartRefused(
                     "the database keeps no key of the audit log: there is nothing to move"
                 )
             if given is None or kept is None:
-                load_keys_to_read(fetch, given)  # refuses a key that is not the one of the log
+                signing_keys.load_keys_to_read(
+                    fetch, given
+                )  # refuses a key that is not the one of the log
         if given is None:
             return KeyMove(kept)
         if kept is not None:
@@ -256,13 +260,13 @@ def move_key(settings: Settings) -> KeyMove:
 def _remove(engine: Engine, given: bytes, kept: bytes) -> None:
     if given != kept:
         raise StartRefused(DIFFERENT_KEY)
-    macs, now = load_keys_to_write(engine, given).macs, now_ms()
+    macs, now = signing_keys.load_keys_to_write(engine, given).macs, now_ms()
     with transaction(engine) as cursor:
-        delete_root_key(cursor, kept)
-        insert(
+        key_derivation.delete_root_key(cursor, kept)
+        records.insert(
             cursor,
             macs,
-            [(now, administrative_act(time=now, act="audit.key-move", subject="audit"))],
+            [(now, records.administrative_act(time=now, act="audit.key-move", subject="audit"))],
         )
 
 

@@ -20,7 +20,9 @@ from app.cli.common import (
     read_only,
     with_options,
 )
+from app.clock import now_ms
 from app.errors import StartRefused
+from app.model import Status
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -55,7 +57,6 @@ class Selection:
 
     def filter(self, item_ids: Sequence[str] | None = None) -> "DeadLetterFilter":
         """Return the filter, for some items only. Raises StartRefused for invalid options."""
-        from app.model import Status
         from app.outbox.dead_letters import DEAD, DeadLetterFilter
 
         if self.status is not None and self.status not in DEAD:
@@ -175,9 +176,7 @@ def apply(settings: Settings, act: Act, app: str | None, which: "DeadLetterFilte
 
     Each step is committed together with an audit record of the operator's action.
     """
-    from app.audit import signing_keys
-    from app.audit.records import administrative_act
-    from app.clock import now_ms
+    from app.audit import records, signing_keys
     from app.database.engine import connect_existing
     from app.database.writer import Writer
     from app.encryption import BodyCipher
@@ -187,7 +186,7 @@ def apply(settings: Settings, act: Act, app: str | None, which: "DeadLetterFilte
 
     def record(name: str, count: int) -> tuple[int, str]:
         now = now_ms()
-        return now, administrative_act(
+        return now, records.administrative_act(
             time=now, act=f"dead-letter.{act}", subject=f"{count} items", app=name
         )
 

@@ -1,20 +1,18 @@
 """The commands about caller keys: `keys create|list|patch|rotate|revoke`."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.common import AsJson, given, load_settings, print_table, with_options
-from app.errors import StartRefused
+from app.clock import now_ms
+from app.errors import Invalid, StartRefused
+from app.model import Scope
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from app.callers.store import KeyStore, StoredKey
-    from app.model import Scope
 
 keys_cli = typer.Typer(help="Manage caller keys.", no_args_is_help=True)
 
@@ -80,20 +78,16 @@ class KeyChanges:
 @with_options
 def create_key(options: KeyOptions, as_json: AsJson = False) -> None:
     """Create a key. It is shown only once."""
-    from app.callers.store import ALL_SCOPES
-    from app.clock import now_ms
-    from app.database.engine import connect
-
     now = now_ms()
     expires_at = now + options.expires_in_days * DAY_MS if options.expires_in_days else None
-    scopes = _scopes(options.scope) if options.scope else ALL_SCOPES
+    scopes = _scopes(options.scope) if options.scope else frozenset(Scope)
     _check_fields(
         name=options.name,
         apps=options.app,
         ratePerSecond=options.rate_per_second,
         rateBurst=options.rate_burst,
     )
-    key, stored = _store(connect).create(
+    key, stored = _store(make_database=True).create(
         options.name,
         scopes,
         options.app,
@@ -108,12 +102,11 @@ def create_key(options: KeyOptions, as_json: AsJson = False) -> None:
 @keys_cli.command("list")
 def list_keys(as_json: AsJson = False) -> None:
     """List all keys, without the keys themselves."""
-    from app.api.keys import key_document
     from app.callers.store import every_key
     from app.database.engine import connect_to_read
 
     engine = connect_to_read(load_settings().gateway_database_url)
-    documents = [key_document(stored) for stored in every_key(engine)]
+    documents = [_document(stored) for stored in every_key(engine)]
     if as_json:
         typer.echo(json.dumps(documents, indent=2))
         return
@@ -136,19 +129,15 @@ def list_keys(as_json: AsJson = False) -> None:
 @with_options
 def change_key(key_id: KeyId, options: KeyChanges, as_json: AsJson = False) -> None:
     """Change a key. Whatever is not given stays as it is."""
-    from app.api.keys import key_document
-    from app.callers.store import KEEP, by_operator
-    from app.clock import now_ms
-
     now = now_ms()
     changes = _changes(options)
-    expires_at: Any = KEEP
+    expiry: dict[str, Any] = {}
     if options.expires_in_days is not None:
         days = options.expires_in_days
-        expires_at = now + days * DAY_MS if days else None
-    stored = _existing_store().change(key_id, now, changes, by_operator("key.change"), expires_at)
+        expiry["expires_at"] = now + days * DAY_MS if days else None
+    stored = _store().change(key_id, now, changes, **expiry)
     if as_json:
-        typer.echo(json.dumps(key_document(stored, None)))
+        typer.echo(json.dumps(_document(stored)))
     else:
         typer.echo(f"Key {stored.caller.key_id} changed.")
 
@@ -184,9 +173,7 @@ def rotate_key(
 
     The new key is shown only once. The old one keeps working during the overlap.
     """
-    from app.clock import now_ms
-
-    key, stored = _existing_store().rotate(key_id, now_ms(), overlap_seconds * 1000)
+    key, stored = _store().rotate(key_id, now_ms(), overlap_seconds * 1000)
     assert key is not None  # only a repeated call of the API has none
     _print_new_key(key, stored, as_json=as_json)
 
@@ -194,16 +181,13 @@ def rotate_key(
 @keys_cli.command("revoke")
 def revoke_key(key_id: KeyId) -> None:
     """Revoke a key. Every process refuses it within a second."""
-    from app.clock import now_ms
-
-    _existing_store().revoke(key_id, now_ms())
+    _store().revoke(key_id, now_ms())
     typer.echo(f"Key {key_id} revoked.")
 
 
 def _check_fields(**fields: Any) -> None:
     """Validate options as the API validates its fields. Raises StartRefused."""
     from app.api.keys import CHANGE
-    from app.errors import Invalid
     from app.ingest import validate
 
     try:
@@ -216,9 +200,7 @@ def _check_fields(**fields: Any) -> None:
         raise StartRefused("; ".join(reasons)) from None
 
 
-def _scopes(names: list[str]) -> "frozenset[Scope]":
-    from app.model import Scope
-
+def _scopes(names: list[str]) -> frozenset[Scope]:
     unknown = sorted(set(names) - {scope.value for scope in Scope})
     if unknown:
         raise StartRefused(f"--scope: must be one of {', '.join(Scope)}; not {', '.join(unknown)}")
@@ -226,25 +208,26 @@ def _scopes(names: list[str]) -> "frozenset[Scope]":
 
 
 def _print_new_key(key: str, stored: "StoredKey", *, as_json: bool) -> None:
-    from app.api.keys import key_document
-
     if as_json:
-        typer.echo(json.dumps(key_document(stored, key)))
+        typer.echo(json.dumps(_document(stored, key)))
     else:
         typer.echo(f"{key}\n\nThe key has the id {stored.caller.key_id}. It is not shown again.")
 
 
-def _existing_store() -> "KeyStore":
-    """Return the store of a database that exists; none is created."""
-    from app.database.engine import connect_existing
+def _document(stored: "StoredKey", key: str | None = None) -> dict[str, Any]:
+    """Return a key as the API shows it."""
+    from app.api.keys import key_document
 
-    return _store(connect_existing)
+    return key_document(stored, key)
 
 
-def _store(connect: "Callable[[str], Engine]") -> "KeyStore":
+def _store(*, make_database: bool = False) -> "KeyStore":
+    """Return the store of keys. Without `make_database`, the database must exist already."""
     from app.audit import signing_keys
     from app.callers.store import KeyStore
+    from app.database import engine as database
 
+    connect = database.connect if make_database else database.connect_existing
     settings = load_settings()
     engine = connect(settings.gateway_database_url)
     return KeyStore(engine, signing_keys.load_keys_to_write(engine, settings.audit_root_key).macs)

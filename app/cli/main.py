@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from app.cli import audit, dead_letters, keys, openapi, operations, plan, serve, simulate
+from app.cli import audit, dead_letters, keys, operations, plan, serve
 from app.errors import GatewayError, StartRefused
 from app.server import process_limits
 
@@ -14,7 +14,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (serve, simulate, operations, openapi):
+for module in (serve, operations):
     module.register(cli)
 cli.add_typer(keys.keys_cli, name="keys")
 cli.add_typer(dead_letters.dead_letters_cli, name="dead-letters")

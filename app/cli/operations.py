@@ -1,17 +1,24 @@
-"""The commands about the installation: `check`, `migrate` and `settings`."""
+"""The commands about the installation: `check`, `migrate`, `settings` and `openapi`."""
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.common import AsJson, load_settings
+from app.errors import StartRefused
 from app.settings import Settings, read, table
 
 if TYPE_CHECKING:
     from app.model import App, KeyKind
     from app.relay.key_checks import KeyCheck
+
+Directory = Annotated[Path, typer.Argument(help="The directory for openapi.json")]
+Check = Annotated[
+    bool, typer.Option("--check", help="Only check that the file is up to date; exit with 2 if not")
+]
 
 
 def register(cli: typer.Typer) -> None:
@@ -19,6 +26,7 @@ def register(cli: typer.Typer) -> None:
     cli.command()(check)
     cli.command()(migrate)
     cli.command("settings")(show_settings)
+    cli.command()(openapi)
 
 
 def check() -> None:
@@ -87,3 +95,18 @@ def show_settings(as_json: AsJson = False) -> None:
     for row in rows:
         line = f"{row['name']:<{width}}  {row['value']}  ({row['source']}) {row.get('path', '')}"
         typer.echo(line.rstrip())
+
+
+def openapi(directory: Directory = Path("openapi"), check: Check = False) -> None:
+    """Write the OpenAPI document of the gateway."""
+    from app.server.application import create_app
+
+    path = directory / "openapi.json"
+    document = create_app(Settings()).openapi()
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    if check:
+        if not path.exists() or path.read_text() != text:
+            raise StartRefused(f"{path} is not up to date: run python -m app openapi")
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

@@ -1,10 +1,11 @@
-"""The commands that run the gateway: `serve` and `deliver`."""
+"""The commands that run a server: `serve`, `deliver` and `simulate`."""
 
 from typing import Annotated
 
 import typer
 
 from app.cli.common import given, load_settings
+from app.errors import StartRefused
 
 Host = Annotated[str | None, typer.Option(help="The address to listen on (GATEWAY_HOST)")]
 Port = Annotated[
@@ -23,6 +24,7 @@ def register(cli: typer.Typer) -> None:
     """Add the commands."""
     cli.command()(serve)
     cli.command()(deliver)
+    cli.command()(simulate)
 
 
 def serve(
@@ -48,3 +50,21 @@ def deliver() -> None:
     from app.server import run
 
     run.deliver(load_settings(logged=True))
+
+
+def simulate(
+    host: Annotated[str, typer.Option(help="The address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one")] = 8001,
+    app_id: Annotated[str, typer.Option(help="The id of the simulated app")] = "app_sandbox",
+    production_key: Annotated[str, typer.Option(help="Its production key")] = "prod_sandbox",
+    latency: Annotated[float, typer.Option(help="Seconds before each response")] = 0.0,
+) -> None:
+    """Run the Leanplum simulator only."""
+    from app.simulator import SimulatorConfig
+    from app.simulator.server import serve as serve_simulator
+
+    config = SimulatorConfig(app_id=app_id, production_key=production_key, latency_seconds=latency)
+    try:
+        serve_simulator(config, host, port)
+    except OSError as error:
+        raise StartRefused(f"--port: cannot listen on {host}:{port}: {error.strerror}") from error

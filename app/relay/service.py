@@ -19,7 +19,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from app.leanplum import mapping, replies
+from app.leanplum import http_response, mapping, outcomes, replies
 from app.leanplum.actions import ACTIONS, Action
 from app.leanplum.client import (
     NO_HEADERS,
@@ -29,9 +29,6 @@ from app.leanplum.client import (
     LeanplumResponse,
     Unreachable,
 )
-from app.leanplum.http_response import retry_after_seconds
-from app.leanplum.outcomes import HOSTS, is_config, is_missing, label_of_entry, message_of
-from app.leanplum.replies import MigrateStates
 from app.model import App, KeyKind
 from app.relay.answers import AnswerCache, CachedAnswer, DailyQuotas, Repeats
 from app.telemetry import Metrics, describe
@@ -44,7 +41,7 @@ STOPPED = (
     "The gateway shut down before Leanplum answered; a call that was sent may have taken effect."
 )
 EXPORT_USER = "exportUser"  # the one action that is allowed for erased users
-HIDDEN_FIELDS = HOSTS | {"success", "reqId"}
+HIDDEN_FIELDS = outcomes.HOSTS | {"success", "reqId"}
 
 log = structlog.get_logger("relay")
 T = TypeVar("T")
@@ -135,11 +132,11 @@ class Relay:
         concurrency: int,
         cache_seconds: float,
         recorder: CallRecorder | None = None,
-        migration: MigrateStates | None = None,
+        migration: replies.MigrateStates | None = None,
     ) -> None:
         self.client, self._locks, self._metrics, self._recorder = client, locks, metrics, recorder
         self._timeout, self._slots = timeout, asyncio.Semaphore(concurrency)
-        self.migration = migration or MigrateStates()
+        self.migration = migration or replies.MigrateStates()
         self._cache, self._quotas = AnswerCache(cache_seconds), DailyQuotas()
         self.repeats = Repeats(time.monotonic)
         self._tasks = set[asyncio.Task[Any]]()
@@ -274,7 +271,7 @@ class Relay:
             for pause in THROTTLE_PAUSES:
                 if response.status not in replies.THROTTLES:
                     break
-                if retry_after_seconds(response.retry_after) > pause:
+                if http_response.retry_after_seconds(response.retry_after) > pause:
                     break
                 if not self._ends_before(lock, pause):
                     break
@@ -286,7 +283,7 @@ class Relay:
 
     def _count_warnings(self, app: str, body: bytes) -> None:
         if b'"warning"' in body or b'"ignored"' in body:
-            labels = map(label_of_entry, replies.parse_entries(body) or ())
+            labels = map(outcomes.label_of_entry, replies.parse_entries(body) or ())
             self._metrics.count_warnings(app, (label for label in labels if label is not None))
 
     def _ends_before(self, lock: UserLock, pause: float = 0.0) -> bool:
@@ -430,25 +427,25 @@ def fields_of(response: LeanplumResponse, action: Action, app: App) -> dict[str,
     Raises UpstreamUnavailable, NotFound, UpstreamRejected.
     """
     entries = replies.parse_entries(response.body)
-    error = message_of(entries[0], "error") if entries else None
+    error = outcomes.message_of(entries[0], "error") if entries else None
     if response.status in replies.THROTTLES or response.status >= 500:
-        wait = retry_after_seconds(response.retry_after) or RETRY_SECONDS
+        wait = http_response.retry_after_seconds(response.retry_after) or RETRY_SECONDS
         raise UpstreamUnavailable(f"Leanplum answered {response.status}{_quoted(error)}.", wait)
     if not entries:
         raise UpstreamRejected(
             f"Leanplum answered {response.status} in an unknown format; check LEANPLUM_API_URL."
         )
     entry = entries[0]
-    if is_config(error) or "apiHost" in entry:
+    if outcomes.is_config(error) or "apiHost" in entry:
         raise UpstreamRejected(
             f"Leanplum rejects the app id or {app.setting(action.key)}{_quoted(error)}."
         )
-    warning = message_of(entry, "warning")
+    warning = outcomes.message_of(entry, "warning")
     if error is not None or entry.get("success") is not True:
-        if response.status == 404 or is_missing(error):
+        if response.status == 404 or outcomes.is_missing(error):
             raise NotFound(f"Leanplum found nothing{_quoted(error)}.")
         raise UpstreamRejected(f"Leanplum rejected the request{_quoted(error or warning)}.")
-    if is_missing(warning):
+    if outcomes.is_missing(warning):
         raise NotFound(f"Leanplum did nothing{_quoted(warning)}.")
     return {name: value for name, value in entry.items() if name not in HIDDEN_FIELDS}
 

@@ -17,7 +17,6 @@ from app.audit import key_derivation, records
 from app.audit.checkpoints import CheckpointSigner
 from app.audit.folded_refusals import RefusalFolder
 from app.audit.recorder import AuditRecorder
-from app.audit.records import AuditMacs, UserPseudonyms
 from app.audit.sealer import Sealer
 from app.audit.signing_keys import AuditKeys
 from app.callers.directory import Directory, cancelled
@@ -40,7 +39,6 @@ from app.limits.shared_limiter import SharedLimiter
 from app.limits.valkey import Valkey
 from app.outbox import liveness_lock
 from app.outbox.housekeeper import Housekeeper
-from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
 from app.outbox.retention import RetentionLimits
 from app.relay.service import Relay
@@ -76,10 +74,10 @@ class Services(NamedTuple):
     ingest: Ingest
     keys: KeyStore
     limiter: RateLimiter
-    macs: AuditMacs
+    macs: records.AuditMacs
     metrics: Metrics
     outbox: Outbox
-    pseudonyms: UserPseudonyms
+    pseudonyms: records.UserPseudonyms
     recorder: AuditRecorder
     relay: Relay
     sealer: Sealer
@@ -298,7 +296,7 @@ def _enrichment(core: Core) -> EnrichmentService:
 
 
 @asynccontextmanager
-async def _locking(core: Core) -> AsyncIterator[tuple[LivenessLock, UserLocks]]:
+async def _locking(core: Core) -> AsyncIterator[tuple[liveness_lock.LivenessLock, UserLocks]]:
     """Hold the liveness lock of this process; yield it with the locks of users."""
     timeout = core.settings.gateway_relay_timeout_seconds
     with liveness_lock.held(core.settings.gateway_database_url, str(uuid.uuid4())) as liveness:
@@ -324,7 +322,7 @@ def _client(core: Core, timeout: float, concurrency: int) -> LeanplumClient:
 
 @asynccontextmanager
 async def _delivering(
-    core: Core, liveness: LivenessLock, locks: UserLocks, *, wanted: bool
+    core: Core, liveness: liveness_lock.LivenessLock, locks: UserLocks, *, wanted: bool
 ) -> AsyncIterator[None]:
     """Deliver what waits, if that is `wanted` of this process."""
     if not wanted:
@@ -426,7 +424,7 @@ class RelayRecorder:
     """Record the calls that are relayed while their callers wait."""
 
     recorder: AuditRecorder
-    pseudonyms: UserPseudonyms
+    pseudonyms: records.UserPseudonyms
 
     def begun(self, app: str, action: str, subjects: Collection[str]) -> tuple[int, str]:
         """Return the record of a call that is about to be sent: its time (ms) and its text."""

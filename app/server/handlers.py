@@ -2,19 +2,9 @@
 
 from typing import NamedTuple
 
-from app.api.audit import AuditReader
-from app.api.batch import BatchHandler
-from app.api.dead_letters import DeadLetterHandler
-from app.api.events import ItemHandler
-from app.api.keys import KeyHandler
-from app.api.passthrough import PassthroughHandler
-from app.api.preview import PreviewHandler
-from app.api.receipts import ReceiptService
+from app.api import audit, batch, dead_letters, events, keys, passthrough, preview, receipts
 from app.compat.admission import BodyCredentials
-from app.compat.leanplum_sdk.endpoint import CallReader, SdkEndpoint
-from app.compat.leanplum_sdk.execute import FORWARD, EntryExecutor
-from app.compat.leanplum_sdk.relayed_entries import EntryRelay
-from app.compat.leanplum_sdk.transfers import TransferHandler
+from app.compat.leanplum_sdk import endpoint, execute, relayed_entries, transfers
 from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
 from app.compat.segment.execute import MessageExecutor
 from app.enrichment.relayed_calls import RelayedCallPrivacy
@@ -25,16 +15,16 @@ from app.server.bootstrap import Services
 class Handlers(NamedTuple):
     """The handlers, by their names in the state of requests."""
 
-    items: ItemHandler
-    batches: BatchHandler
-    previews: PreviewHandler
-    receipts: ReceiptService
-    dead_letters: DeadLetterHandler
-    passthrough: PassthroughHandler
-    keys_handler: KeyHandler
-    audit_reader: AuditReader
+    items: events.ItemHandler
+    batches: batch.BatchHandler
+    previews: preview.PreviewHandler
+    receipts: receipts.ReceiptService
+    dead_letters: dead_letters.DeadLetterHandler
+    passthrough: passthrough.PassthroughHandler
+    keys_handler: keys.KeyHandler
+    audit_reader: audit.AuditReader
     credentials: BodyCredentials
-    sdk: SdkEndpoint
+    sdk: endpoint.SdkEndpoint
     segment: SegmentEndpoint
 
 
@@ -42,25 +32,25 @@ def handlers_of(services: Services) -> Handlers:
     """Return the handlers, constructed with the gateway's services."""
     settings, outbox, relay = services.settings, services.outbox, services.relay
     authenticator, limiter, bodies = services.authenticator, services.limiter, services.bodies
-    receipts = ReceiptService(outbox, services.metrics)
+    receipt_service = receipts.ReceiptService(outbox, services.metrics)
     privacy = RelayedCallPrivacy(services.enrichment)
     job_facts = JobFacts(services.pseudonyms.of)
     credentials = BodyCredentials(
         authenticator, limiter, bodies, max_held_bytes=settings.gateway_max_held_bytes
     )
     return Handlers(
-        items=ItemHandler(authenticator, bodies, services.ingest, receipts),
-        batches=BatchHandler(
+        items=events.ItemHandler(authenticator, bodies, services.ingest, receipt_service),
+        batches=batch.BatchHandler(
             authenticator,
             limiter,
             bodies,
             services.ingest,
             max_items=settings.gateway_max_batch_items,
         ),
-        previews=PreviewHandler(authenticator, limiter, bodies, services.ingest),
-        receipts=receipts,
-        dead_letters=DeadLetterHandler(authenticator, bodies, outbox.dead_letters),
-        passthrough=PassthroughHandler(
+        previews=preview.PreviewHandler(authenticator, limiter, bodies, services.ingest),
+        receipts=receipt_service,
+        dead_letters=dead_letters.DeadLetterHandler(authenticator, bodies, outbox.dead_letters),
+        passthrough=passthrough.PassthroughHandler(
             authenticator,
             bodies,
             relay,
@@ -70,8 +60,8 @@ def handlers_of(services: Services) -> Handlers:
             job_facts,
             max_upload_bytes=settings.gateway_max_upload_bytes,
         ),
-        keys_handler=KeyHandler(authenticator, bodies, services.keys, services.directory),
-        audit_reader=AuditReader(
+        keys_handler=keys.KeyHandler(authenticator, bodies, services.keys, services.directory),
+        audit_reader=audit.AuditReader(
             authenticator,
             services.engine,
             services.signer.public,
@@ -79,26 +69,26 @@ def handlers_of(services: Services) -> Handlers:
             lambda: {*services.apps, *services.tracking.names.counts()},
         ),
         credentials=credentials,
-        sdk=SdkEndpoint(
+        sdk=endpoint.SdkEndpoint(
             authenticator,
             limiter,
-            CallReader(
+            endpoint.CallReader(
                 limiter,
                 bodies,
                 credentials,
                 max_body_bytes=settings.gateway_sdk_max_body_bytes,
                 max_upload_bytes=settings.gateway_max_upload_bytes,
             ),
-            EntryExecutor(
+            execute.EntryExecutor(
                 authenticator,
                 limiter,
                 services.ingest,
                 services.enrichment,
-                EntryRelay(relay, outbox),
+                relayed_entries.EntryRelay(relay, outbox),
                 job_facts,
-                forwards_detection=settings.gateway_detect == FORWARD,
+                forwards_detection=settings.gateway_detect == execute.FORWARD,
             ),
-            TransferHandler(relay, outbox, privacy, job_facts),
+            transfers.TransferHandler(relay, outbox, privacy, job_facts),
             services.apps,
         ),
         segment=SegmentEndpoint(
