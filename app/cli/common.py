@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -92,15 +92,15 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             continue
         groups[parameter.name] = parameter.annotation
         hints = get_type_hints(parameter.annotation, include_extras=True)
-        parameters += [
-            inspect.Parameter(
+        for field in fields(parameter.annotation):
+            is_required = field.default is MISSING
+            option = inspect.Parameter(
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
+                default=inspect.Parameter.empty if is_required else field.default,
                 annotation=hints[field.name],
             )
-            for field in fields(parameter.annotation)
-        ]
+            parameters.append(option)
 
     @wraps(command)
     def run(**values: Any) -> None:
