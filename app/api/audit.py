@@ -12,10 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from app.api import schemas
 from app.api.dependencies import KEY
-from app.audit import merkle, proofs, record_search
-from app.audit.checkpoints import PublicKey, to_base64
-from app.audit.record_search import Outcome, RecordFilter
-from app.audit.records import UserPseudonyms
+from app.audit import checkpoints, merkle, proofs, record_search, records
 from app.clock import instant
 from app.database.driver import in_time
 from app.database.engine import snapshot
@@ -84,7 +81,7 @@ class RecordQuery:
         ),
     ] = None
     outcome: Annotated[
-        Outcome | None,
+        record_search.Outcome | None,
         Query(description="`success`, `refused` (4xx) or `failed` (5xx or no answer)."),
     ] = None
     request_id: Annotated[str | None, Query(alias="requestId", description="Of this request.")] = (
@@ -111,8 +108,8 @@ class AuditReader:
         self,
         authenticator: Authenticator,
         engine: Engine,
-        public_key: PublicKey,
-        pseudonyms: UserPseudonyms,
+        public_key: checkpoints.PublicKey,
+        pseudonyms: records.UserPseudonyms,
         app_names: Callable[[], Iterable[str]],
     ) -> None:
         """Take `app_names`, which returns the names of all apps, even of those removed since."""
@@ -135,14 +132,14 @@ class AuditReader:
 
         return await in_time(run)
 
-    def record_filter(self, caller: Caller, query: RecordQuery) -> RecordFilter:
+    def record_filter(self, caller: Caller, query: RecordQuery) -> record_search.RecordFilter:
         """Return the filter that a query describes, within the apps that the caller may use."""
         users = None if query.user_hash is None else {query.user_hash}
         subjects = _subjects(query.user_id, query.device_id)
         if subjects:
             hashes = self._hashes(caller, query.app, subjects)
             users = hashes if users is None else hashes & users
-        return RecordFilter(
+        return record_search.RecordFilter(
             since=_ms(query.since),
             until=_ms(query.until),
             key_id=query.key_id,
@@ -170,7 +167,7 @@ class AuditReader:
         """Return a checkpoint as JSON."""
         return {
             "size": sealed.checkpoint.size,
-            "rootHash": to_base64(sealed.checkpoint.root),
+            "rootHash": checkpoints.to_base64(sealed.checkpoint.root),
             "sealedAt": instant(sealed.time),
             "note": sealed.checkpoint.note,
             "publicKey": self.public_key.text,
@@ -267,7 +264,7 @@ async def get_consistency(
     hashes = await reader.read(
         partial(proofs.consistency, public=reader.public_key, old=from_, new=to)
     )
-    return {"hashes": [to_base64(value) for value in hashes]}
+    return {"hashes": [checkpoints.to_base64(value) for value in hashes]}
 
 
 @router.get(
@@ -293,7 +290,7 @@ async def get_proof(
         "recordId": proof.seq,
         "record": proof.record,
         "leafIndex": proof.seq - 1,
-        "leafHash": to_base64(merkle.leaf_hash(proof.record.encode())),
-        "hashes": [to_base64(value) for value in proof.path],
+        "leafHash": checkpoints.to_base64(merkle.leaf_hash(proof.record.encode())),
+        "hashes": [checkpoints.to_base64(value) for value in proof.path],
         "checkpoint": reader.checkpoint_document(proof.sealed),
     }

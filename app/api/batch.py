@@ -52,11 +52,7 @@ from app.http import (
     require_media_type,
     require_scope,
 )
-from app.ingest import validate
-from app.ingest.faults import unknown_field
-from app.ingest.ports import ItemSteps
-from app.ingest.service import Checker, Ingest
-from app.ingest.time_slices import turn
+from app.ingest import Checker, Ingest, ItemSteps, turn, unknown_field, validate
 from app.leanplum.actions import IN_DEVELOPMENT, key_for
 from app.model import App, Caller, KeyKind, NewItem, Taken
 

@@ -46,9 +46,7 @@ from app.http import (
     require_leanplum_key,
     require_scope,
 )
-from app.ingest import validate
-from app.ingest.ports import ItemSteps
-from app.ingest.service import Ingest
+from app.ingest import Ingest, ItemSteps, validate
 from app.leanplum.actions import ACTIONS, key_for
 from app.model import ERASES, App, KeyKind, Kind, NewItem, Removed, Scope
 

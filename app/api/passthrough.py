@@ -44,9 +44,7 @@ from app.http import (
     require_media_type,
     without_bom,
 )
-from app.ingest import validate
-from app.ingest.json_pointers import Move, as_sent, parts
-from app.ingest.service import Ingest
+from app.ingest import Ingest, Move, as_sent, parts, validate
 from app.leanplum.actions import ACTIONS, About, Action
 from app.leanplum.client import FilePart
 from app.leanplum.passthrough_parameters import ImportOfRows

@@ -26,13 +26,12 @@ from app.compat.leanplum_sdk import endpoint as sdk
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
-from app.ingest.faults import parameter_sentence
-from app.ingest.json_pointers import pointer
+from app.ingest import parameter_sentence, pointer
 from app.server import openapi, operations
 from app.server.bootstrap import Services, gateway
 from app.server.handlers import Handlers, handlers_of
 from app.server.lifecycle import Lifecycle
-from app.server.middleware import Middleware
+from app.server.middleware import Middleware, Targets
 from app.server.unknown_routes import shown_path, unknown_route
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -116,19 +115,21 @@ class Application(FastAPI):
             self._framework = self.build_middleware_stack()
         self._state = services._asdict() | handlers._asdict() | {"lifecycle": self.lifecycle}
         self.middleware_stack = Middleware(
-            self._route,
+            Targets(
+                hot_handlers={
+                    ("POST", events.EVENTS): handlers.items.post_event,
+                    ("POST", batch.BATCH): handlers.batches.post,
+                },
+                compat_endpoints={
+                    **dict.fromkeys(sdk.PATHS, handlers.sdk.answer),
+                    **dict.fromkeys(SEGMENT_PATHS, handlers.segment.answer),
+                },
+                router=self._route,
+            ),
             services.authenticator,
             services.bodies,
             services.audit_trail,
             self._metrics,
-            hot_handlers={
-                ("POST", events.EVENTS): handlers.items.post_event,
-                ("POST", batch.BATCH): handlers.batches.post,
-            },
-            compat_endpoints={
-                **dict.fromkeys(sdk.PATHS, handlers.sdk.answer),
-                **dict.fromkeys(SEGMENT_PATHS, handlers.segment.answer),
-            },
             proxies=TrustedProxies(self.settings.trusted_proxies),
             root_path=self.settings.gateway_root_path,
         )

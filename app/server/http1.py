@@ -349,19 +349,19 @@ class GatewayProtocol(HttpToolsProtocol):
         now, seen = self.loop.time(), self._progress()
         if seen != self._seen:
             self._seen, self._since, self._before = seen, now, self._received
-        what, waited = seen[0], now - self._since
-        if self._unread_too_long(now) or (what is REFUSED and self._lingered(now, waited)):
+        phase, waited = seen[0], now - self._since
+        if self._unread_too_long(now) or (phase is REFUSED and self._lingered(now, waited)):
             self.transport.abort()
-        elif what is HEAD and waited > self._settings.gateway_head_seconds:
+        elif phase is HEAD and waited > self._settings.gateway_head_seconds:
             seconds = f"{self._settings.gateway_head_seconds:g}"
             self._refuse(
                 "request-timeout", f"The request's head was not whole after {seconds} seconds."
             )
-        elif what is BODY:
+        elif phase is BODY:
             self._check_body(waited)
-        elif what is IDLE and now - max(self._heard, self._since) > self.timeout_keep_alive:
+        elif phase is IDLE and now - max(self._heard, self._since) > self.timeout_keep_alive:
             self.transport.close()
-        elif what is IDLE and draining:
+        elif phase is IDLE and draining:
             self._close_quiet(now)
 
     def _check_body(self, waited: float) -> None:
@@ -506,11 +506,11 @@ class GatewayProtocol(HttpToolsProtocol):
 
         It is idle, or a head or body is still arriving from a caller that has shown no key.
         """
-        what, of = self._progress()
-        if what is BODY:
-            told = of.scope.get(CONTEXT)
-            return told is None or told.caller is None
-        return what in {IDLE, HEAD, REFUSED}
+        phase, cycle = self._progress()
+        if phase is BODY:
+            context = cycle.scope.get(CONTEXT)
+            return context is None or context.caller is None
+        return phase in {IDLE, HEAD, REFUSED}
 
     def _refuse(self, slug: str, detail: str, *headers: tuple[bytes, bytes]) -> None:
         """Send a problem, then close; complete requests before it are answered first.

@@ -1,13 +1,14 @@
-"""The outermost middleware: every request passes here once, on its way in and out.
+"""The outermost middleware, through which every request passes.
 
-It makes the request's context, answers the two hot writes itself (the router and its layers cost as
-much as the rest of the work), turns errors into problem documents, adds the headers of every
-response, and records the request in metrics, log and audit.
+It creates the context of the request, converts errors to problem documents, adds the headers of
+every response, and records the request in metrics, log and audit. It passes the two hot writes to
+their handlers directly, since the router and its layers cost as much as the rest of the work.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -36,35 +37,41 @@ from app.http import (
 from app.telemetry import Metrics
 
 log = structlog.get_logger("request")
-# Answers a request whose path and method it was chosen by.
+# The handler of one method and path.
 HotHandler = Callable[[RequestContext, Receive], Awaitable[Answer]]
-# Answers all requests of a path, in a protocol of its own; returns the status.
+# The handler of all requests of a path in a foreign protocol; returns the status.
 CompatEndpoint = Callable[[RequestContext, Scope, Receive, Send], Awaitable[int]]
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
 INTERNAL = "The gateway failed to handle this request; the cause is in its log."
 
 
+class Targets(NamedTuple):
+    """The targets of requests: handlers by method and path, endpoints by path, and the router."""
+
+    hot_handlers: Mapping[tuple[str, str], HotHandler]
+    compat_endpoints: Mapping[str, CompatEndpoint]
+    router: ASGIApp
+
+
 class Middleware:
-    """Answer requests, by the handlers that it is given or by the router."""
+    """The ASGI middleware that passes requests to their handlers or to the router."""
 
     def __init__(
         self,
-        router: ASGIApp,
+        targets: Targets,
         authenticator: Authenticator,
         bodies: BodyReader,
         audit_trail: AuditTrail,
         metrics: Metrics,
         *,
-        hot_handlers: Mapping[tuple[str, str], HotHandler],
-        compat_endpoints: Mapping[str, CompatEndpoint],
         proxies: TrustedProxies,
         root_path: str,
     ) -> None:
-        """`hot_handlers` are by method and path, `compat_endpoints` by path."""
-        self._router, self._authenticator, self._bodies = router, authenticator, bodies
+        self._router, self._authenticator, self._bodies = targets.router, authenticator, bodies
         self._audit_trail, self._metrics = audit_trail, metrics
-        self._hot_handlers, self._compat_endpoints = hot_handlers, compat_endpoints
-        # None where nothing is configured: asking for None costs less than asking a list.
+        self._hot_handlers = targets.hot_handlers
+        self._compat_endpoints = targets.compat_endpoints
+        # None if nothing is configured: comparing with None costs less than calling `__bool__`.
         self._proxies = proxies or None
         self._prefixes = Prefixes(root_path, proxies) or None
 
@@ -88,10 +95,10 @@ class Middleware:
     async def _answer(
         self, context: RequestContext, scope: Scope, receive: Receive, send: Send
     ) -> int:
-        """Answer a request by whoever is responsible for its path; return the status."""
+        """Answer a request by the target for its path; return the status."""
         endpoint = self._compat_endpoints.get(context.path)
         if endpoint is not None:
-            # It authenticates by itself: Leanplum's own protocol has keys in the query.
+            # It authenticates callers itself: in the SDK protocol, keys are in the query.
             return await endpoint(context, scope, receive, self._recording(context, send))
         if context.faulty is not None:
             error = Malformed(context.faulty.detail).at(context.faulty)
@@ -116,7 +123,7 @@ class Middleware:
         except GatewayError as error:
             answer = problems.answer(error, context.request_id, context.prefix)
         except Exception as error:
-            # The outermost place of a request: logged, and answered without its text.
+            # The last resort: log the exception, and respond without its text.
             answer = _failure(error, context)
         except asyncio.CancelledError:
             answer = problems.answer(problems.stopping(), context.request_id, context.prefix)
@@ -131,7 +138,7 @@ class Middleware:
         """Answer a request by the router; return the status."""
         status = 0
         head = scope["method"] == "HEAD"
-        if head:  # RFC 9110: as GET, without the body
+        if head:  # RFC 9110: like GET, without the body
             scope = {**scope, "method": "GET"}
 
         async def send_with_headers(message: Message) -> None:
@@ -151,19 +158,19 @@ class Middleware:
             refusal = await self._authenticator.charged(context, error)
             answer = problems.answer(refusal, context.request_id, context.prefix)
         except Exception as error:
-            # The outermost place of a request: logged, and answered without its text.
+            # The last resort: log the exception, and respond without its text.
             answer = _failure(error, context)
             if status:
                 return answer.status
         except asyncio.CancelledError:
-            if status:  # too late for another answer: an early end tells the caller
+            if status:  # too late for another answer; the response ends early
                 raise
             answer = problems.answer(problems.stopping(), context.request_id, context.prefix)
         await _send(answer, context, send)
         return answer.status
 
     async def _refuse(self, error: GatewayError, context: RequestContext, send: Send) -> int:
-        """Refuse a request for its headers or its URL; return the status."""
+        """Refuse a request because of its headers or its URL; return the status."""
         answer = problems.answer(error, context.request_id, context.prefix)
         await self._audit_trail.record(context, answer.status)
         await _send(answer, context, send)
@@ -200,7 +207,7 @@ class Middleware:
 
 
 async def _send(answer: Answer, context: RequestContext, send: Send) -> None:
-    """Send a whole answer, with the headers that every response has."""
+    """Send a complete answer, with the headers that every response has."""
     headers = [
         *answer.headers,
         (b"content-length", b"%d" % len(answer.body)),
@@ -226,7 +233,7 @@ def _routable_path(scope: Scope) -> str:
 
 
 def _failure(error: Exception, context: RequestContext) -> Answer:
-    """Log a mistake of the gateway's own; return the answer, which has nothing of its text."""
+    """Log an unexpected exception; return an answer without its text."""
     log_failure(log, context, error)
     return problems.plain("internal", INTERNAL, context.request_id, context.prefix)
 
@@ -234,7 +241,7 @@ def _failure(error: Exception, context: RequestContext) -> Answer:
 def _guarded(
     context: RequestContext, headers: Sequence[tuple[bytes, bytes]]
 ) -> list[tuple[bytes, bytes]]:
-    """Return headers with those that keep a response from being framed, run or cached."""
+    """Return headers, and those that prevent framing, running and caching the response."""
     names = {name for name, _ in headers}
     guarded = [*headers, *PAGE_HEADERS]
     if POLICY_HEADER not in names:
