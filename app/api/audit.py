@@ -1,4 +1,4 @@
-"""The audit over HTTP (contract §10): search of records, checkpoints, and proofs."""
+"""The audit over HTTP: search of records, checkpoints, and proofs."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Dead letters over HTTP (contract §4): list, replay, discard. Payloads are never shown."""
+"""Dead letters over HTTP: list, replay, discard. Payloads are never shown."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

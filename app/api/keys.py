@@ -1,4 +1,4 @@
-"""Caller keys over HTTP (contract §3): create, list, change, rotate, revoke.
+"""Caller keys over HTTP: create, list, change, rotate, revoke.
 
 A key itself is shown only once.
 """

@@ -1,4 +1,4 @@
-"""Calls that are relayed to Leanplum while the caller waits (contract §5), in one table.
+"""Calls that are relayed to Leanplum while the caller waits, in one table.
 
 The routes of the configured apps are here as well, since testing an app's keys calls Leanplum.
 """

@@ -1,4 +1,4 @@
-"""Receipts (contract §4): find them, render them, and explain why an item waits."""
+"""Receipts: find them, render them, and explain why an item waits."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple

@@ -1,4 +1,4 @@
-"""The settings: one immutable value, built once from the environment and files (contract §1)."""
+"""The settings: one immutable value, built once from the environment and files."""
 
 import os
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """A simulator of Leanplum: a separate program that answers over HTTP as Leanplum does.
 
 It shares no code with the gateway, so that a misreading of Leanplum cannot cancel itself out. "Fact
-sheet §n" in this package names a section of the project's notes on the Leanplum API; "(I)" marks
+sheet §n" in this package names a section of docs/leanplum-api.md; "(I)" marks
 what no source states and is inferred.
 
 The path of a call:

@@ -1,6 +1,4 @@
-"""Every action over REST, against a real simulator: what arrives is compared field by field
-(contract §4, §5).
-"""
+"""Every action over REST, against a real simulator: what arrives is compared field by field."""
 
 import hashlib
 import time

@@ -1,6 +1,4 @@
-"""DELETE /v1/users/{userId}: Leanplum deletes the user, and the gateway itself forgets them (issue
-5, contract §4).
-"""
+"""DELETE /v1/users/{userId}: Leanplum deletes the user, and the gateway itself forgets them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

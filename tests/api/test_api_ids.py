@@ -1,6 +1,4 @@
-"""The caller's own id makes a repeat a duplicate; the same id with another content is a conflict
-(contract §4).
-"""
+"""The caller's own id makes a repeat a duplicate; the same id with another content is a conflict."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Errors as problems (contract §8), their pages, and the request id that every answer has."""
+"""Errors as problems, their pages, and the request id that every answer has."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""What the apps file may say, and what is wrong with it (contract §1)."""
+"""What the apps file may say, and what is wrong with it."""
 
 from collections.abc import Callable
 from pathlib import Path

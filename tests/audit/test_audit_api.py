@@ -1,4 +1,4 @@
-"""The audit over HTTP (contract §10): records found by who, what, when and about whom; checkpoints
+"""The audit over HTTP: records found by who, what, when and about whom; checkpoints
 and proofs.
 """
 

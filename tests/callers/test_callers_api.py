@@ -1,4 +1,4 @@
-"""The keys API (contract §3): made, listed, changed, rotated, revoked; each with its audit
+"""The keys API: made, listed, changed, rotated, revoked; each with its audit
 record.
 """
 

@@ -1,4 +1,4 @@
-"""Who is let in, by which header, and what the key may do (contract §3)."""
+"""Who is let in, by which header, and what the key may do."""
 
 import sqlite3
 import time

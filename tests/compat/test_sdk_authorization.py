@@ -1,6 +1,4 @@
-"""Every action at /api × every scope × every form of its name: denied unless it is allowed
-(contract §3, §5, §6).
-"""
+"""Every action at /api × every scope × every form of its name: denied unless it is allowed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

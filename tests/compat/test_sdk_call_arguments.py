@@ -1,6 +1,4 @@
-"""The arguments of a whole batch at /api apply to each of its entries; development mode above all
-(contract §6).
-"""
+"""The arguments of a whole batch at /api apply to each of its entries; development mode above all."""
 
 import json
 import time

@@ -1,6 +1,4 @@
-"""Leanplum's own protocol at /api: what SDKs and client libraries send, and what they get back
-(contract §6).
-"""
+"""Leanplum's own protocol at /api: what SDKs and client libraries send, and what they get back."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What became of a durable entry at /api is found by its reqId (contract §4, §6)."""
+"""What became of a durable entry at /api is found by its reqId."""
 
 import time
 import uuid

@@ -1,4 +1,4 @@
-"""Segment's protocol at /segment/v1: what libraries send, and what they get back (contract §7)."""
+"""Segment's protocol at /segment/v1: what libraries send, and what they get back."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What becomes of an item after an answer (contract §4, design §2.7-8)."""
+"""What becomes of an item after an answer."""
 
 import pytest
 from hypothesis import given

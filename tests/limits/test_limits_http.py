@@ -1,5 +1,5 @@
 """The limit as callers meet it: headers on every answer of a limited call, and 429 with nothing
-taken (contract §9).
+taken.
 """
 
 import asyncio

@@ -1,6 +1,4 @@
-"""The caller's own ids: a repeat within the window is a duplicate, another content a conflict
-(contract §4).
-"""
+"""The caller's own ids: a repeat within the window is a duplicate, another content a conflict."""
 
 import asyncio
 
@@ -95,7 +93,7 @@ def test_after_the_window_the_receipt_is_the_new_items(database: str) -> None:
 def test_a_repeat_is_told_from_another_content_before_and_after_delivery(
     database: str, delivered: bool, own: bool
 ) -> None:
-    """Delivered items keep no body, but enough to tell (design §2.9); also under an id that the
+    """Delivered items keep no body, but enough to tell; also under an id that the
     gateway made.
     """
 

@@ -12,7 +12,8 @@ from app.telemetry.metrics import Metrics
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
+    # The fact sheet names files and fields of other projects.
+    *sorted({*(ROOT / "docs").rglob("*.md")} - {ROOT / "docs" / "leanplum-api.md"}),
 ]
 GLOSSARY = ROOT / "docs/glossary.md"
 # In code spans, and in diagrams and examples

@@ -223,7 +223,7 @@ def running(settings: Settings, path: Path, *, delivery: bool = False) -> Iterat
 
 
 def problem(answer: httpx.Response, status: int, slug: str) -> dict[str, Any]:
-    """The problem document of an answer, after holding it against contract §8."""
+    """The problem document of an answer, after checking its form."""
     assert answer.status_code == status, (answer.status_code, answer.text)
     assert answer.headers["content-type"] == PROBLEM
     found: dict[str, Any] = answer.json()

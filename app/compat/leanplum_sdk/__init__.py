@@ -1,4 +1,4 @@
-"""Leanplum's own protocol, for unmodified Leanplum SDKs and client libraries (contract §6).
+"""Leanplum's own protocol, for unmodified Leanplum SDKs and client libraries.
 
 - `endpoint`: authenticates, reads and answers a request
 - `request`: parses a request into a call with its arguments and entries, and corrects times

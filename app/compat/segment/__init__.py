@@ -1,4 +1,4 @@
-"""Segment's HTTP tracking API, which RudderStack speaks too, for unmodified libraries (contract §7).
+"""Segment's HTTP tracking API, which RudderStack speaks too, for unmodified libraries.
 
 - `endpoint`: authenticates, reads and answers a request
 - `request`: parses a request into a call with its messages and the key in the body
