@@ -109,7 +109,7 @@ class KeyHandler:
         self.store, self._directory = store, directory
 
     async def enter(self, request: Request, operation: str, key_id: str = "") -> Caller:
-        """Return the caller of a call about the key `key_id`. Raises what `Authenticator` raises."""
+        """Return the caller of a call about the key `key_id`. Raises what authentication raises."""
         context = context_of(request.scope)
         context.operation = operation
         context.resource = key_id if KEY_ID.fullmatch(key_id) else None

@@ -64,7 +64,7 @@ async def _enter(
     responses=problem_responses(*REFUSED),
 )
 async def get_plan(request: Request, authenticator: Authentication, tracking: Tracked) -> Any:
-    """Return the loaded plan of the app, and the errors in the plan's files if they were refused."""
+    """Return the app's loaded plan, and the errors in the plan's files if they were refused."""
     app = await _enter(request, authenticator, f"GET {PLAN}", Scope.CONTENT_READ)
     plan = tracking.plans.current.of(app.name)
     document: dict[str, Any] = {"loaded": False} if plan is None else _document(plan)

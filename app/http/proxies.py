@@ -55,7 +55,7 @@ class Origin(NamedTuple):
 
 
 def plain(address: str) -> str:
-    """Return an address without an IPv4 mapping (::ffff:10.0.0.1) or a zone; other text as it is."""
+    """Return an address without an IPv4 mapping (::ffff:10.0.0.1) or a zone; other text as is."""
     parsed = _address(address)
     return address if parsed is None else str(parsed)
 
@@ -200,7 +200,7 @@ OWN |= {"problems", "readyz", "redoc", "segment", "v1"}
 
 
 class Prefixes:
-    """The path prefix of each request: GATEWAY_ROOT_PATH, or a trusted proxy's X-Forwarded-Prefix."""
+    """The path prefix of requests: GATEWAY_ROOT_PATH, or a trusted proxy's X-Forwarded-Prefix."""
 
     def __init__(self, root: str, proxies: TrustedProxies) -> None:
         self._root, self._proxies = root, proxies

@@ -28,13 +28,13 @@ from app.http import CONTEXT, context_of, new_request_id, problems
 from app.server.lifecycle import Lifecycle
 from app.settings import Settings
 
-# Bytes of the request line and headers together; also of trailers, and of the framing of chunks
+# Bytes of the request line and the headers; also of trailers, and of the framing of chunks
 MAX_HEAD = 64 * 1024
 MAX_URL = 32 * 1024
 MAX_HEADERS = 100
 MAX_PIPELINED = 100
 CHECK_SECONDS = 1.0
-REFUSED_SECONDS = 2.0  # for a caller to read why its connection or head is refused
+REFUSED_SECONDS = 2.0  # in which a caller can read why its connection or head is refused
 # Bounds on what is read and discarded after a response that was sent before its body was complete
 LINGER_SECONDS = 30.0
 LINGER_IDLE_SECONDS = 5.0  # without a byte
@@ -42,7 +42,7 @@ LINGER_BYTES = 64 * 1024 * 1024
 LINGER_BYTES_UNDECLARED = 32 * 1024 * 1024  # of chunks, and of what is not HTTP
 KEPT_BODY = 1024 * 1024  # bytes of an unwanted body behind which the connection is kept
 LARGE_SHARE = 4  # an address has a large share from a quarter of all connections on
-QUIET_SECONDS = 1.0  # after which, while the process stops, no request is taken to be on its way
+QUIET_SECONDS = 1.0  # of silence after which a draining process assumes no request is coming
 DRAIN_CHECK_SECONDS = 0.05
 UNSENT = 128 * 1024  # bytes that the kernel takes ahead, so that a reader's pace is seen
 
@@ -132,25 +132,25 @@ class GatewayProtocol(HttpToolsProtocol):
         _notice_slow_readers(transport)
         self._settings: Settings = self.config.app.state.settings  # type: ignore[union-attr]
         self._lifecycle: Lifecycle = self.config.app.state.lifecycle  # type: ignore[union-attr]
-        self._refused = False  # whether nothing more is answered
-        # The refusal that is said after the answers to the requests before it
-        self._last: bytes | None = None
-        # Since when the caller sends no more, and waits for an answer
-        self._ended: float | None = None
-        # For how long then, in all and without a byte
-        self._lingers = REFUSED_SECONDS, REFUSED_SECONDS
-        self._discards = LINGER_BYTES_UNDECLARED
-        # What ends the connection if answered early
-        self._ending: RequestResponseCycle | None = None
+        self._refused = False  # True once nothing more is answered
+        # The refusal that is sent after the responses to the requests before it
+        self._final_refusal: bytes | None = None
+        # When the caller closed its sending side; it may still wait for a response
+        self._half_closed_at: float | None = None
+        # Seconds for which the rest is discarded: in all, and without a byte
+        self._linger_limits = REFUSED_SECONDS, REFUSED_SECONDS
+        self._discard_limit = LINGER_BYTES_UNDECLARED
+        # The request after which the connection closes if its response is early
+        self._closing_cycle: RequestResponseCycle | None = None
         self._received = 0  # bytes
-        self._beside = 0  # bytes that came since a head or a piece of a body was whole
-        self._heard = self.loop.time()  # when anything came
-        self._seen: tuple[str, Any] = (IDLE, None)  # the phase at the last check
-        self._since, self._before = self._heard, 0  # since when, and what had been received by then
-        # Since when an answer is not read, and what had been by then
-        self._unread: tuple[float, int] | None = None
-        self._every = min(CHECK_SECONDS, self._settings.gateway_head_seconds / 4)
-        self._timer = self.loop.call_later(self._every, self._check)
+        self._incomplete_bytes = 0  # since the last complete head or piece of a body
+        self._last_received = self.loop.time()  # when the last byte arrived
+        self._phase_seen: tuple[str, Any] = (IDLE, None)  # at the last check
+        self._phase_start, self._received_before = self._last_received, 0  # bytes received by then
+        # Since when the caller has not read a response, and how much it had read by then
+        self._unread_since: tuple[float, int] | None = None
+        self._check_interval = min(CHECK_SECONDS, self._settings.gateway_head_seconds / 4)
+        self._timer = self.loop.call_later(self._check_interval, self._check)
         if len(self.connections) > self._settings.gateway_max_connections:
             self._make_room()
 
@@ -165,10 +165,10 @@ class GatewayProtocol(HttpToolsProtocol):
         """Parse what arrived; refuse too many bytes that complete neither head nor body."""
         size = len(data)
         self._received += size
-        self._beside += size
-        self._heard = self.loop.time()
-        if self._deaf:
-            if self._beside > self._discards:
+        self._incomplete_bytes += size
+        self._last_received = self.loop.time()
+        if self._discarding:
+            if self._incomplete_bytes > self._discard_limit:
                 self.transport.abort()
             return
         if self.timeout_keep_alive_task is not None:
@@ -179,7 +179,7 @@ class GatewayProtocol(HttpToolsProtocol):
             self._parse_past_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse_unreadable()
-        if self._beside > MAX_HEAD and not self._deaf:
+        if self._incomplete_bytes > MAX_HEAD and not self._discarding:
             self._refuse_head()
         if getattr(self.cycle, "more_body", False):
             self._end_if_answered_early()
@@ -189,8 +189,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._refused or not self._busy:
             self._joining.flush()
             return False
-        self._ended = self.loop.time()
-        if self._last is None:
+        self._half_closed_at = self.loop.time()
+        if self._final_refusal is None:
             self.cycle.keep_alive = False
         if self.cycle.more_body:
             self._notify_truncated()
@@ -209,23 +209,23 @@ class GatewayProtocol(HttpToolsProtocol):
         nobody can tell what would follow.
         """
         cycle = self.cycle
-        if cycle is self._ending or cycle.response_started or not cycle.keep_alive:
+        if cycle is self._closing_cycle or cycle.response_started or not cycle.keep_alive:
             return
         length = _declared(cycle)
         if length is None or length > KEPT_BODY or cycle.waiting_for_100_continue:
             cycle.keep_alive = False
-            self._ending = cycle
+            self._closing_cycle = cycle
 
     def on_headers_complete(self) -> None:
         """Begin a request whose head is complete. Trailers, which may come later, are dropped."""
         if (
-            self._beside > MAX_HEAD
+            self._incomplete_bytes > MAX_HEAD
             or len(self.headers) > MAX_HEADERS
             or len(self.url) > MAX_URL
             or self.pipeline
         ):
             self._check_head()
-        self._beside = 0
+        self._incomplete_bytes = 0
         before = self.cycle
         _headers_complete(self)
         self.headers = []
@@ -238,13 +238,13 @@ class GatewayProtocol(HttpToolsProtocol):
             raise ValueError
 
     def _exceeds_head_limits(self) -> bool:
-        """Tell whether the head exceeds a limit; what arrived may be more than the head."""
+        """Tell whether the head exceeds a limit; what has arrived may be more than the head."""
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         return len(self.headers) > MAX_HEADERS or len(self.url) > MAX_URL or size > MAX_HEAD
 
     def on_body(self, body: bytes) -> None:
         """Store a part of a body, and pause reading if the application is behind."""
-        self._beside = 0
+        self._incomplete_bytes = 0
         cycle = self.cycle
         if not cycle.response_complete:
             cycle.body += body
@@ -257,8 +257,8 @@ class GatewayProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self._framing():
             return
         self.cycle.more_body = False
-        if self.cycle is self._ending and not self.cycle.response_started:
-            self.cycle.keep_alive, self._ending = not self._lifecycle.draining, None
+        if self.cycle is self._closing_cycle and not self.cycle.response_started:
+            self.cycle.keep_alive, self._closing_cycle = not self._lifecycle.draining, None
         if not self.cycle.response_complete:
             self.cycle.message_event.set()
 
@@ -302,15 +302,16 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._in_head and len(self.url) > MAX_URL:
             self._refuse("url-too-long", f"The URI exceeds {MAX_URL} bytes.")
         else:
-            detail = f"The request has more than {MAX_HEADERS} header fields or {MAX_HEAD} bytes of them."
+            limits = f"{MAX_HEADERS} header fields or {MAX_HEAD} bytes of them"
+            detail = f"The request has more than {limits}."
             self._refuse("head-too-large", detail)
 
     # --- time ------------------------------------------------------------------------------------
 
     @property
-    def _deaf(self) -> bool:
+    def _discarding(self) -> bool:
         """True if what arrives is discarded."""
-        return self._refused or self._last is not None
+        return self._refused or self._final_refusal is not None
 
     @property
     def _in_head(self) -> bool:
@@ -344,22 +345,25 @@ class GatewayProtocol(HttpToolsProtocol):
         """
         draining = self._lifecycle.draining
         self._timer = self.loop.call_later(
-            DRAIN_CHECK_SECONDS if draining else self._every, self._check
+            DRAIN_CHECK_SECONDS if draining else self._check_interval, self._check
         )
         now, seen = self.loop.time(), self._progress()
-        if seen != self._seen:
-            self._seen, self._since, self._before = seen, now, self._received
-        phase, waited = seen[0], now - self._since
+        if seen != self._phase_seen:
+            self._phase_seen, self._phase_start, self._received_before = seen, now, self._received
+        phase, waited = seen[0], now - self._phase_start
         if self._unread_too_long(now) or (phase is REFUSED and self._lingered(now, waited)):
             self.transport.abort()
         elif phase is HEAD and waited > self._settings.gateway_head_seconds:
             seconds = f"{self._settings.gateway_head_seconds:g}"
             self._refuse(
-                "request-timeout", f"The request's head was not whole after {seconds} seconds."
+                "request-timeout", f"The request's head was incomplete after {seconds} seconds."
             )
         elif phase is BODY:
             self._check_body(waited)
-        elif phase is IDLE and now - max(self._heard, self._since) > self.timeout_keep_alive:
+        elif (
+            phase is IDLE
+            and now - max(self._last_received, self._phase_start) > self.timeout_keep_alive
+        ):
             self.transport.close()
         elif phase is IDLE and draining:
             self._close_quiet(now)
@@ -369,13 +373,13 @@ class GatewayProtocol(HttpToolsProtocol):
 
         Time in which the application did not want to read does not count.
         """
-        if self._ended is not None:
+        if self._half_closed_at is not None:
             self._notify_truncated()
-            if self.loop.time() - self._ended > self._settings.gateway_slow_seconds:
+            if self.loop.time() - self._half_closed_at > self._settings.gateway_slow_seconds:
                 self.transport.close()
         elif self.flow.read_paused:
-            self._since += self._every
-        elif waited > self._allowed(self._received - self._before):
+            self._phase_start += self._check_interval
+        elif waited > self._allowed(self._received - self._received_before):
             if self.cycle.response_complete:
                 self.transport.close()
                 return
@@ -387,10 +391,10 @@ class GatewayProtocol(HttpToolsProtocol):
     def _unread_too_long(self, now: float) -> bool:
         unread = self.transport.get_write_buffer_size()
         if not unread:
-            self._unread = None
+            self._unread_since = None
             return False
         read = self._joining.written - unread
-        since, before = self._unread = self._unread or (now, read)
+        since, before = self._unread_since = self._unread_since or (now, read)
         return now - since > self._allowed(read - before)
 
     def _allowed(self, size: int) -> float:
@@ -401,8 +405,8 @@ class GatewayProtocol(HttpToolsProtocol):
         )
 
     def _lingered(self, now: float, waited: float) -> bool:
-        most, idle = self._lingers
-        return waited > most or now - max(self._heard, self._since) > idle
+        most, idle = self._linger_limits
+        return waited > most or now - max(self._last_received, self._phase_start) > idle
 
     # --- stopping --------------------------------------------------------------------------------
 
@@ -432,7 +436,7 @@ class GatewayProtocol(HttpToolsProtocol):
         """
         keep_alive = self.timeout_keep_alive_task
         answered = keep_alive.when() - self.timeout_keep_alive if keep_alive is not None else 0.0
-        quiet = now - max(self._heard, answered)
+        quiet = now - max(self._last_received, answered)
         if quiet < QUIET_SECONDS or self.transport.is_closing() or self._has_unread_bytes():
             return
         self._refused = True
@@ -454,7 +458,11 @@ class GatewayProtocol(HttpToolsProtocol):
         Closing a socket with unread bytes resets the connection, and the caller's system then
         discards the response. So only the sending side is closed, and what arrives is discarded.
         """
-        if self._refused or self._ended is not None or not getattr(self.cycle, "more_body", False):
+        if (
+            self._refused
+            or self._half_closed_at is not None
+            or not getattr(self.cycle, "more_body", False)
+        ):
             return False
         if (
             self.cycle.disconnected
@@ -462,10 +470,10 @@ class GatewayProtocol(HttpToolsProtocol):
             or not self._joining.can_write_eof()
         ):
             return False
-        self._refused, self._beside = True, 0
-        self._lingers = LINGER_SECONDS, LINGER_IDLE_SECONDS
+        self._refused, self._incomplete_bytes = True, 0
+        self._linger_limits = LINGER_SECONDS, LINGER_IDLE_SECONDS
         if _declared(self.cycle) is not None:
-            self._discards = LINGER_BYTES
+            self._discard_limit = LINGER_BYTES
         self.cycle.body = bytearray()
         self._joining.write_eof()
         self.flow.resume_reading()
@@ -486,13 +494,13 @@ class GatewayProtocol(HttpToolsProtocol):
         share = self._settings.gateway_max_connections / LARGE_SHARE
         expendable = [other for other in others if other._expendable]
         if not expendable:
-            detail = "As many connections as may be are open."
+            detail = "The limit of open connections is reached."
             self._refuse("overloaded", detail, (b"retry-after", b"5"))
             return
 
         def rank(other: GatewayProtocol) -> tuple[bool, float]:
             small_share = by_address[other._address] < share
-            return small_share, other._heard if other.idle else other._since
+            return small_share, other._last_received if other.idle else other._phase_start
 
         min(expendable, key=rank).transport.close()
 
@@ -518,10 +526,10 @@ class GatewayProtocol(HttpToolsProtocol):
         Nothing is sent where it would be taken for a part of another response.
         """
         log.info("connection.refused", slug=slug, address=self._address)
-        self._beside = 0
+        self._incomplete_bytes = 0
         refusal = self._problem(slug, detail, *headers)
         if self._others_wait():
-            self._last, self.scope = refusal, self.cycle.scope
+            self._final_refusal, self.scope = refusal, self.cycle.scope
             return
         self._refused = True
         if self._busy:
@@ -546,15 +554,15 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """End a response; after the last one, send a refusal that has waited for it."""
-        last = None if self.pipeline else self._last
+        last = None if self.pipeline else self._final_refusal
         _response_complete(self)
         if last is not None and not self.transport.is_closing():
-            self._refused, self._last = True, None
+            self._refused, self._final_refusal = True, None
             self._end_with(last)
 
     def _end_with(self, refusal: bytes) -> None:
         self.transport.write(refusal)
-        if self._ended is not None:
+        if self._half_closed_at is not None:
             self.transport.close()
         elif self.transport.can_write_eof():
             self.transport.write_eof()

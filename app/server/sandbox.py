@@ -21,7 +21,7 @@ from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
 
 KEY_KINDS = ("production", "development", "data_export", "content_read_only")
-# The name of the sandbox's own keys, and of the row that macs a database as a sandbox's
+# The name of the sandbox's own keys, and of the row that marks a database as a sandbox's
 SANDBOX = "sandbox"
 # The users of the examples: they exist from the start, so that each example works
 USERS = ("user-1", "user-to-erase")
