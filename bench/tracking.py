@@ -24,7 +24,7 @@ from app.clock import now_ms
 from app.enrichment.config import STEPS
 from app.enrichment.service import EnrichmentService
 from app.ingest import validate
-from app.ingest.ports import NO_STEPS, ItemSteps
+from app.ingest.validate import NO_STEPS, ItemSteps
 from app.server.application import create_app
 from app.settings import Settings
 from app.settings.validators import TAXONOMY

@@ -52,7 +52,16 @@ from app.http import (
     require_media_type,
     require_scope,
 )
-from app.ingest import Checker, Ingest, ItemSteps, turn, unknown_field, validate
+from app.ingest import (
+    MAX_FAULTS,
+    Checker,
+    Ingest,
+    ItemSteps,
+    pointer,
+    turn,
+    unknown_field,
+    validate,
+)
 from app.leanplum.actions import IN_DEVELOPMENT, key_for
 from app.model import App, Caller, KeyKind, NewItem, Taken
 
@@ -227,14 +236,14 @@ async def _validated_json(
     raw = parse_json(body)
     items = raw.get("items") if isinstance(raw, dict) else None
     if not isinstance(items, list):
-        pointer = "/items" if isinstance(raw, dict) else ""
-        raise Invalid((Fault(pointer, 'must be {"items": [...]}', "type"),))
+        place = "/items" if isinstance(raw, dict) else ""
+        raise Invalid((Fault(place, 'must be {"items": [...]}', "type"),))
     unknown = raw.keys() - {"items"}
     if unknown:
         raise Invalid(
             tuple(
-                Fault(validate.pointer((name,)), unknown_field(name, {"items"}), "unknown-field")
-                for name in islice(unknown, validate.MAX_FAULTS)
+                Fault(pointer((name,)), unknown_field(name, {"items"}), "unknown-field")
+                for name in islice(unknown, MAX_FAULTS)
             )
         )
     if len(items) > most:

@@ -4,7 +4,6 @@ It reads a dictionary in memory, which follows the changes in the database.
 """
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -158,10 +157,3 @@ class Directory:
             return None
         self._used[known.caller.key_id] = now
         return known.caller
-
-
-async def cancelled(task: "asyncio.Task[None]") -> None:
-    """Cancel a task and wait until it has ended."""
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

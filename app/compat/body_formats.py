@@ -22,8 +22,11 @@ from app.http.body import (
     parse_strictly,
     require_shallow,
 )
-from app.ingest.time_slices import RestingThread
-from app.ingest.validate import MAX_FAULTS, pointer
+from app.ingest import (
+    MAX_FAULTS,
+    RestingThread,
+    pointer,
+)
 from app.leanplum.values import SURROGATE, TOO_LARGE, is_whole
 
 NO_UNICODE = "must be valid Unicode: it contains a lone surrogate"

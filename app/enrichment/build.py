@@ -1,4 +1,4 @@
-"""Building the pipelines that the enrichment file declares, for every app and caller."""
+"""The construction of the pipelines that the enrichment file declares, for every app and caller."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

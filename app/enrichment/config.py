@@ -15,8 +15,10 @@ from app import patterns
 from app.enrichment import normalizers, privacy, reshape
 from app.enrichment.privacy import FREE, MASK, OBJECTS, Rule
 from app.errors import StartRefused
-from app.ingest.ports import ENRICHMENT_FIELDS
-from app.ingest.segment_context import SegmentRules
+from app.ingest import (
+    ENRICHMENT_FIELDS,
+    SegmentRules,
+)
 from app.leanplum.actions import ACTIONS, LATER
 from app.leanplum.values import Scalar
 from app.model import APP_NAME

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from app.ingest.json_pointers import Move
+from app.ingest.faults import Move
 
 
 class GeoPlace(NamedTuple):

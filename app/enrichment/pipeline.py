@@ -8,9 +8,12 @@ from app.enrichment.draft import EnrichmentFacts, EnrichmentStep, ItemDraft
 from app.enrichment.normalizers import CURRENCIES
 from app.enrichment.privacy import PrivacyGuard
 from app.errors import Fault, Invalid
-from app.ingest import import_rows
-from app.ingest.ports import ENRICHMENT_FIELDS, pop_enrichment_fields
-from app.ingest.segment_context import SegmentRules
+from app.ingest import (
+    ENRICHMENT_FIELDS,
+    SegmentRules,
+    import_rows,
+    pop_enrichment_fields,
+)
 from app.model import NO_NOTES, Notes
 
 IsIdle = Callable[[dict[str, Any]], bool]
@@ -115,7 +118,7 @@ def run_steps(steps: Sequence[EnrichmentStep], draft: ItemDraft) -> Notes:
 
 
 class CallEnricher:
-    """The enrichment of one call's items; implements `ingest.ports.ItemSteps`."""
+    """The enrichment of one call's items; implements `ingest.validate.ItemSteps`."""
 
     __slots__ = ("_facts", "_is_idle", "_pipeline", "has_checks")
 

@@ -7,8 +7,10 @@ from app.clock import now_ms
 from app.enrichment.pipeline import CallEnricher
 from app.enrichment.service import EnrichmentService
 from app.errors import Fault, Forbidden, Invalid
-from app.ingest import import_rows
-from app.ingest.time_slices import in_slices
+from app.ingest import (
+    import_rows,
+    in_slices,
+)
 from app.leanplum.client import FilePart
 from app.model import App, Caller
 

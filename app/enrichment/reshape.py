@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from app.enrichment.draft import FieldPath, ItemDraft, RunStep, locate, set_if_absent, written
-from app.ingest.json_pointers import Flattened, Renamed
+from app.ingest.faults import Flattened, Renamed
 
 # Levels of nesting that are flattened; deeper objects are left for validation to report.
 MAX_DEPTH = 32

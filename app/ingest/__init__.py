@@ -1,20 +1,48 @@
 """The ingest use case behind every protocol: validate, enrich, check and accept items."""
 
-from app.ingest.faults import parameter_sentence, unknown_field
-from app.ingest.json_pointers import Move, as_sent, parts, pointer
-from app.ingest.ports import ItemSteps
+from app.ingest.faults import (
+    MAX_FAULTS,
+    Flattened,
+    Move,
+    Path,
+    Renamed,
+    as_sent,
+    parameter_sentence,
+    parts,
+    pointer,
+    unknown_field,
+)
+from app.ingest.segment_context import SegmentRules
 from app.ingest.service import Checker, Ingest
-from app.ingest.time_slices import turn
+from app.ingest.time_slices import RestingThread, in_slices, turn
+from app.ingest.validate import (
+    ENRICHMENT_FIELDS,
+    NO_STEPS,
+    ItemSteps,
+    pop_enrichment_fields,
+    render_notes,
+)
 
 __all__ = [
+    "ENRICHMENT_FIELDS",
+    "MAX_FAULTS",
+    "NO_STEPS",
     "Checker",
+    "Flattened",
     "Ingest",
     "ItemSteps",
     "Move",
+    "Path",
+    "Renamed",
+    "RestingThread",
+    "SegmentRules",
     "as_sent",
+    "in_slices",
     "parameter_sentence",
     "parts",
     "pointer",
+    "pop_enrichment_fields",
+    "render_notes",
     "turn",
     "unknown_field",
 ]

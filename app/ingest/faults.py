@@ -1,27 +1,32 @@
-"""The faults that pydantic finds in parsed JSON, in our own words and without the values. Pure."""
+"""The faults of parsed JSON, in the gateway's own words and without the values. Pure.
+
+A fault's place is a JSON Pointer (RFC 6901) into the body as it was sent, before enrichment moved
+values.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from app import suggestions
 from app.errors import Fault
-from app.ingest.json_pointers import pointer
 from app.leanplum.values import INT_LIMIT, TAKES, TOO_LARGE
 
+MAX_FAULTS = 100  # of one body or item that are reported
 # More unknown fields of one body get no suggestion: each costs as much as ten faults
 MAX_SUGGESTIONS = 5
 UNKNOWN_FIELD = "unknown field"
 NO_SUGGESTION = "; remove it or check its spelling"
 
-Place = tuple[str, ...]
+Path = tuple[str, ...]  # the steps of a JSON Pointer
 
 
 def found_by(adapter: TypeAdapter[Any], error: ValidationError, raw: Any) -> Iterator[Fault]:
     """Yield one fault for each place in `raw` that `adapter` finds wrong."""
-    places: dict[Place, list[Any]] = {}
+    places: dict[Path, list[Any]] = {}
     for finding in error.errors(include_url=False, include_input=False):
         inside = (str(step) for step in finding.get("ctx", {}).get("at", ()))
         place = (*_place(finding["loc"], raw, missing=finding["type"] == "missing"), *inside)
@@ -45,7 +50,7 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     return UNKNOWN_FIELD + (suggestions.hint(name, [*known]) or NO_SUGGESTION)
 
 
-def _fault(place: Place, findings: Sequence[Any]) -> Fault:
+def _fault(place: Path, findings: Sequence[Any]) -> Fault:
     """Return the fault at one place; a finding about the value outweighs those about its type."""
     types = {finding["type"] for finding in findings}
     about_value = [finding for finding in findings if finding["type"] not in _TYPES]
@@ -66,7 +71,7 @@ def _must_be(types: Sequence[str]) -> str:
     return f"must be {alternatives} or {names[-1]}" if alternatives else f"must be {names[0]}"
 
 
-def _place(loc: Sequence[str | int], raw: Any, *, missing: bool) -> Place:
+def _place(loc: Sequence[str | int], raw: Any, *, missing: bool) -> Path:
     """Return the steps of a finding's path that are in the body; the others name our types."""
     steps: list[str] = []
     value = raw
@@ -89,7 +94,7 @@ def _schema(adapter: TypeAdapter[Any]) -> dict[str, Any]:
     return adapter.json_schema()
 
 
-def _fields_at(adapter: TypeAdapter[Any], place: Place) -> set[str]:
+def _fields_at(adapter: TypeAdapter[Any], place: Path) -> set[str]:
     """Return the names of the fields that an object at this place may have."""
     root = _schema(adapter)
     schemas = [*_alternatives(root, root)]
@@ -193,3 +198,67 @@ def parameter_sentence(finding: Any) -> str:
 def _sentence(finding: Any) -> str:
     sentence = _SENTENCES.get(finding.get("type", ""))
     return sentence(finding.get("ctx", {})) if sentence else str(finding["msg"])
+
+
+class Renamed(NamedTuple):
+    """A value that was moved from `old` to `new`."""
+
+    old: Path
+    new: Path
+
+
+class Flattened(NamedTuple):
+    """An object under `key` in a field whose values became keys with dots of the field."""
+
+    field: str
+    key: str
+    nested: Mapping[str, Any]
+
+
+Move = Renamed | Flattened
+
+
+def pointer(parts: Sequence[str]) -> str:
+    """Return a JSON Pointer; what is not valid Unicode in a key is replaced by "?"."""
+    text = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
+    return text.encode("utf-8", "replace").decode()
+
+
+def parts(text: str) -> Path:
+    """Return the steps of a JSON Pointer."""
+    return tuple(part.replace("~1", "/").replace("~0", "~") for part in text.split("/")[1:])
+
+
+def as_sent(fault: Fault, moves: Sequence[Move]) -> Fault:
+    """Return a fault with its pointer into the body as it was sent, before the moves."""
+    if not moves:
+        return fault
+    path = parts(fault.pointer)
+    for move in reversed(moves):
+        path = _renamed(path, move) if isinstance(move, Renamed) else _flattened(path, move)
+    return replace(fault, pointer=pointer(path))
+
+
+def _renamed(path: Path, move: Renamed) -> Path:
+    length = len(move.new)
+    return move.old + path[length:] if path[:length] == move.new else path
+
+
+def _flattened(path: Path, move: Flattened) -> Path:
+    if len(path) < 2 or path[0] != move.field or not path[1].startswith(f"{move.key}."):
+        return path
+    inside = leaf(move.nested, path[1][len(move.key) + 1 :])
+    return path if inside is None else (move.field, move.key, *inside, *path[2:])
+
+
+def leaf(nested: Mapping[str, Any], name: str) -> Path | None:
+    """Return the path of the value whose keys, joined by dots, are `name`; None without one."""
+    if name in nested and not isinstance(nested[name], dict):
+        return (name,)
+    for key, inner in nested.items():
+        if not isinstance(inner, dict) or not name.startswith(f"{key}."):
+            continue
+        inside = leaf(inner, name[len(key) + 1 :])
+        if inside is not None:
+            return (key, *inside)
+    return None

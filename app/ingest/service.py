@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Protocol
 
 from app import ids
-from app.ingest.ports import ItemSteps
 from app.ingest.time_slices import in_slices
+from app.ingest.validate import ItemSteps
 from app.model import Acceptance, App, Caller, NewItem, Removed, Taken
 from app.telemetry import Metrics
 

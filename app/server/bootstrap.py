@@ -19,7 +19,7 @@ from app.audit.folded_refusals import RefusalFolder
 from app.audit.recorder import AuditRecorder
 from app.audit.sealer import Sealer
 from app.audit.signing_keys import AuditKeys
-from app.callers.directory import Directory, cancelled
+from app.callers.directory import Directory
 from app.callers.store import KeyStore
 from app.clock import Clock, now_ms
 from app.database.engine import connect
@@ -42,7 +42,7 @@ from app.outbox.housekeeper import Housekeeper
 from app.outbox.outbox import Outbox
 from app.outbox.retention import RetentionLimits
 from app.relay.service import Relay
-from app.server.lifecycle import GIVE_UP, Lifecycle
+from app.server.lifecycle import GIVE_UP, Lifecycle, cancel_and_wait
 from app.server.preparation import audit_keys, body_cipher, make_first_key
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -173,21 +173,19 @@ async def gateway(
     tracking = _tracking(core)
     enrichment = _enrichment(core)
     background = [
-        asyncio.create_task(run())
-        for run in (
-            core.apps.run,
-            core.audit.pseudonyms.run,
-            core.recorder.run,
-            directory.run,
-            enrichment.run,
-            folding.run,
-            sealer.run,
-            tracking.names.run,
-            tracking.plans.run,
-            tracking.violations.run,
-            _housekeeper(settings, core.outbox).run,
-            partial(_watch_clock, core.clock),
-        )
+        *_run_shared_parts(core),
+        *(
+            asyncio.create_task(run())
+            for run in (
+                directory.run,
+                enrichment.run,
+                folding.run,
+                sealer.run,
+                tracking.names.run,
+                tracking.plans.run,
+                tracking.violations.run,
+            )
+        ),
     ]
     try:
         async with (
@@ -196,12 +194,7 @@ async def gateway(
             _relaying(core, locks) as relay,
             _limiting(settings, metrics, wanted=calls) as shared_limiter,
         ):
-            limiter = RateLimiter(
-                shared_limiter,
-                RatePolicies(settings.gateway_rate_per_second, settings.gateway_rate_burst),
-                core.apps,
-                failures_per_minute=settings.gateway_failed_auth_per_minute,
-            )
+            limiter = _rate_limiter(core, shared_limiter)
             pseudonyms = core.audit.pseudonyms
             try:
                 yield Services(
@@ -241,6 +234,29 @@ async def gateway(
         lifecycle.close()
         core.recorder.close()
         core.engine.dispose()
+
+
+def _run_shared_parts(core: Core) -> list[asyncio.Task[None]]:
+    """Start the loops of the parts that all others share."""
+    loops = (
+        core.apps.run,
+        core.audit.pseudonyms.run,
+        core.recorder.run,
+        _housekeeper(core.settings, core.outbox).run,
+        partial(_watch_clock, core.clock),
+    )
+    return [asyncio.create_task(run()) for run in loops]
+
+
+def _rate_limiter(core: Core, limiter: Limiter) -> RateLimiter:
+    """Return the rate limiter of requests, which counts with `limiter`."""
+    settings = core.settings
+    return RateLimiter(
+        limiter,
+        RatePolicies(settings.gateway_rate_per_second, settings.gateway_rate_burst),
+        core.apps,
+        failures_per_minute=settings.gateway_failed_auth_per_minute,
+    )
 
 
 async def _flush(core: Core, directory: Directory, tracking: Tracking, sealer: Sealer) -> None:
@@ -366,7 +382,7 @@ async def _delivering(
             else:
                 advice = "what it did not settle is recovered by the next start"
                 log.warning("delivery.cut", advice=advice)
-                await cancelled(running)
+                await cancel_and_wait(running)
 
 
 @asynccontextmanager
@@ -415,7 +431,7 @@ async def _limiting(
     try:
         yield limiter
     finally:
-        await cancelled(looking)
+        await cancel_and_wait(looking)
         await limiter.close()
 
 

@@ -6,6 +6,7 @@ is time left to store its outcome. The `Watchdog` ends the process if anything h
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -106,6 +107,13 @@ class Lifecycle:
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+
+async def cancel_and_wait(task: "asyncio.Task[None]") -> None:
+    """Cancel a task and wait until it has ended."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _call(hooks: list[Hook]) -> None:

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 import orjson
 
 from app.errors import Fault, Invalid
-from app.ingest.json_pointers import as_sent
-from app.ingest.ports import ItemSteps
-from app.ingest.validate import MAX_FAULTS
+from app.ingest import (
+    MAX_FAULTS,
+    ItemSteps,
+    as_sent,
+)
 from app.model import NewItem, Notes
 from app.tracking.names import (
     AppNames,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from app.errors import Fault
-from app.ingest.json_pointers import pointer
+from app.ingest.faults import pointer
 from app.leanplum.values import NAME, TAKES
 
 NameKind = Literal["events", "states", "params", "attributes"]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.clock import now_ms
-from app.ingest.ports import ItemSteps
+from app.ingest.validate import ItemSteps
 from app.telemetry import Metrics
 from app.tracking.checker import PlanChecker
 from app.tracking.name_store import NameStore

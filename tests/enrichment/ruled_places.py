@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.enrichment.privacy import FREE
 from app.ingest import validate
-from app.ingest.ports import ENRICHMENT_FIELDS
+from app.ingest.validate import ENRICHMENT_FIELDS
 from app.leanplum.actions import ACTIONS, LATER
 
 FIRST = 4_000_000_000_000_000  # sixteen digits, exact as a float, too

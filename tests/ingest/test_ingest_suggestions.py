@@ -8,7 +8,7 @@ import pytest
 
 from app import suggestions
 from app.errors import Invalid
-from app.ingest import validate
+from app.ingest import faults, validate
 from app.leanplum.actions import ACTIONS
 from tests.ingest.judge import LIKE, refusal
 from tests.support.gateway import CANARY
@@ -66,7 +66,7 @@ def test_a_misspelled_field_inside_a_field_is_answered_with_the_field(
 
 @pytest.mark.parametrize("name", ["xyzzy", "", "ab", "x" * 10_000, "\0", "é", CANARY])
 def test_a_field_like_none_is_unknown_and_not_repeated(name: str) -> None:
-    told = detail("track", LIKE["track"] | {name: CANARY}, validate.pointer((name,)))
+    told = detail("track", LIKE["track"] | {name: CANARY}, faults.pointer((name,)))
     assert told == "unknown field; remove it or check its spelling"
 
 

@@ -8,8 +8,8 @@ import orjson
 
 from app.compat.segment import classify, request
 from app.errors import Invalid
-from app.ingest.ports import NO_STEPS
 from app.ingest.segment_context import SegmentRules
+from app.ingest.validate import NO_STEPS
 from app.model import NewItem, Scope
 from tests.support.gateway import Talk
 

@@ -16,7 +16,7 @@ from app.compat.body_formats import FaultyObject, find_nul_faults
 from app.compat.leanplum_sdk.request import VERBATIM_FIELDS, is_true, to_text
 from app.errors import Fault, Invalid
 from app.ids import sdk_item_id
-from app.ingest.ports import ItemSteps, render_notes
+from app.ingest.validate import ItemSteps, render_notes
 from app.leanplum.actions import (
     ACTIONS,
     Action,

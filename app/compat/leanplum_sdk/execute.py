@@ -35,9 +35,12 @@ from app.http import (
     note_answer,
     require_scope,
 )
-from app.ingest.ports import NO_STEPS
-from app.ingest.service import Checker, Ingest
-from app.ingest.time_slices import in_slices
+from app.ingest import (
+    NO_STEPS,
+    Checker,
+    Ingest,
+    in_slices,
+)
 from app.leanplum.actions import ACTIONS, QUEUED
 from app.leanplum.mapping import DETECT, end_user_headers, preferred_locale
 from app.model import App, Caller, NewItem, Notes, Scope, Taken

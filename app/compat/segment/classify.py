@@ -10,10 +10,12 @@ from app.compat.segment.mapping import ApplyPrivacy, MappedMessage, keep_everyth
 from app.compat.segment.request import TYPES, VERBATIM_FIELDS
 from app.errors import Fault, Forbidden, GatewayError, Invalid
 from app.http.body import crowded_error
-from app.ingest import validate
-from app.ingest.json_pointers import parts
-from app.ingest.ports import ItemSteps
-from app.ingest.segment_context import SegmentRules
+from app.ingest import (
+    ItemSteps,
+    SegmentRules,
+    parts,
+    validate,
+)
 from app.model import NO_NOTES, NewItem, Notes, Scope
 
 OTHER = "other"

@@ -16,8 +16,11 @@ from app.compat.segment.request import SegmentCall
 from app.enrichment.service import EnrichmentService
 from app.errors import Erased, GatewayError
 from app.http import RequestContext, require_scope
-from app.ingest import validate
-from app.ingest.service import Checker, Ingest
+from app.ingest import (
+    Checker,
+    Ingest,
+    validate,
+)
 from app.model import App, Caller, NewItem
 from app.telemetry import Metrics
 

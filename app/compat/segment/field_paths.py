@@ -14,8 +14,12 @@ from app.compat.segment.mapping import (
     first_text,
 )
 from app.errors import Fault
-from app.ingest.json_pointers import Path, parts, pointer
-from app.ingest.segment_context import SegmentRules
+from app.ingest import (
+    Path,
+    SegmentRules,
+    parts,
+    pointer,
+)
 
 Message = Mapping[str, Any]
 MESSAGE_FIELDS = {"id": "messageId", "deviceId": "anonymousId", "newUserId": "userId"}

@@ -12,7 +12,7 @@ import orjson
 from jsonschema_rs import Draft202012Validator, RegexOptions, ValidationError, ValidationErrorKind
 
 from app.errors import Fault
-from app.ingest.json_pointers import pointer
+from app.ingest.faults import pointer
 from app.patterns import PatternRefused, check_size
 from app.tracking.plan.file_format import Definitions, Path, Schema
 

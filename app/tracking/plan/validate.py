@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from jsonschema_rs import Draft202012Validator
 
 from app.errors import Fault
-from app.ingest.json_pointers import pointer
+from app.ingest.faults import pointer
 from app.tracking.plan.file_format import SINGULAR, Definitions, Kind, Mode, UnknownPolicy
 from app.tracking.plan.json_schemas import closed_params, compile_schema, entry_schema, faults_of
 
