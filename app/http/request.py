@@ -230,7 +230,7 @@ def _have_different_keys(authorization: bytes, api_key: bytes) -> bool:
 
 
 def idempotency_key(context: RequestContext) -> str | None:
-    """Return the key in the Idempotency-Key header; None if there is no such header.
+    """Return the key in the Idempotency-Key header; None if the header is absent.
 
     Raises Invalid.
     """
