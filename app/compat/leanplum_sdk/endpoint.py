@@ -18,8 +18,6 @@ from app.compat.body_formats import Fits
 from app.compat.leanplum_sdk import classify, request, response
 from app.compat.leanplum_sdk.execute import EntryExecutor, note_refused
 from app.compat.leanplum_sdk.relayed_entries import status_of
-from app.compat.leanplum_sdk.request import SdkCall, to_text
-from app.compat.leanplum_sdk.response import JSON, send_body
 from app.compat.leanplum_sdk.transfers import IMPORT_HELP, TRANSFER_ACTIONS, TransferHandler
 from app.errors import Forbidden, GatewayError, Malformed, Overloaded, Refusal, TooLarge
 from app.http import (
@@ -76,8 +74,8 @@ class SdkEndpoint:
         if context.method == "OPTIONS" and context.faulty is None:
             requested = context.headers.get(b"access-control-request-headers", b"*")
             headers = [*PREFLIGHT, (b"access-control-allow-headers", requested)]
-            return await send_body(context, send, 204, headers, b"")
-        call: SdkCall | None = None
+            return await response.send_body(context, send, 204, headers, b"")
+        call: request.SdkCall | None = None
         files = list[FilePart]()
         try:
             await self._refuse_malformed(context, scope)
@@ -113,15 +111,7 @@ class SdkEndpoint:
         finally:
             for _, (_, file, _) in files:
                 file.close()
-        entries = [
-            entry if entry is not None else response.render_failure(response.NO_ANSWER)
-            for entry in reply.entries
-        ]
-        headers = list(JSON)
-        if reply.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % math.ceil(reply.retry_after)))
-        body = response.render_envelope(entries, reply.extra_fields)
-        return await send_body(context, send, reply.status, headers, body)
+        return await _send_reply(context, send, reply)
 
     async def _refuse_malformed(self, context: RequestContext, scope: Scope) -> None:
         """Raise Malformed, or RateLimited, for a request with faulty headers."""
@@ -131,7 +121,9 @@ class SdkEndpoint:
         error = Malformed(context.faulty.detail).at(context.faulty)
         raise await self._authenticator.charged(context, error, named=named)
 
-    async def _authenticate(self, context: RequestContext, call: SdkCall) -> tuple[Caller, App]:
+    async def _authenticate(
+        self, context: RequestContext, call: request.SdkCall
+    ) -> tuple[Caller, App]:
         """Return the caller and the app of a call.
 
         SDKs send the caller's key as `clientKey`, and the app's id at Leanplum as `appId`. Raises
@@ -147,7 +139,7 @@ class SdkEndpoint:
         require_scope(caller, KeyScope.SDK)
         return caller, app
 
-    def _choose_app(self, context: RequestContext, call: SdkCall, caller: Caller) -> App:
+    def _choose_app(self, context: RequestContext, call: request.SdkCall, caller: Caller) -> App:
         named = next(
             (
                 app
@@ -184,7 +176,7 @@ class CallReader:
 
     async def read(
         self, context: RequestContext, scope: Scope, receive: Receive, files: list[FilePart]
-    ) -> SdkCall:
+    ) -> request.SdkCall:
         """Return the call; `files` receives its files, which the caller of this method closes.
 
         A call that cannot be read counts against the limits, too.
@@ -200,7 +192,7 @@ class CallReader:
 
     async def _read(
         self, context: RequestContext, scope: Scope, receive: Receive, files: list[FilePart]
-    ) -> SdkCall:
+    ) -> request.SdkCall:
         query = request.parse_query(scope["query_string"])
         media_type, limit = context.header(b"content-type").lower(), self._max_body_bytes
         is_form = media_type.startswith("multipart/form-data") and "boundary=" in media_type
@@ -210,7 +202,7 @@ class CallReader:
             receive,
             limit=limit,
             encoding="" if is_form else context.header(b"content-encoding"),
-            query_key=to_text(query.get("clientKey")),
+            query_key=request.to_text(query.get("clientKey")),
         )
         if is_form:
             fields = await self._read_form(context, scope, receive, files)
@@ -245,13 +237,13 @@ class CallReader:
         return fields
 
 
-def _parse_call(path: str, query: request.Args, body: bytes, fits: Fits) -> SdkCall:
+def _parse_call(path: str, query: request.Args, body: bytes, fits: Fits) -> request.SdkCall:
     call = request.make_call(path, query, request.parse_body(body), fits)
     request.refuse_crowded_entries(call)
     return call
 
 
-def _check_count(call: SdkCall) -> SdkCall:
+def _check_count(call: request.SdkCall) -> request.SdkCall:
     if len(call.entries) > MAX_ENTRIES:
         raise TooLarge(f"The batch has {len(call.entries)} actions; the limit is {MAX_ENTRIES}.")
     return call
@@ -259,13 +251,15 @@ def _check_count(call: SdkCall) -> SdkCall:
 
 def _use_query_key(context: RequestContext, scope: Scope) -> bool:
     """Use the key in the query as the credential; return whether there is one. Raises Malformed."""
-    key = to_text(request.parse_query(scope["query_string"]).get("clientKey"))
+    key = request.to_text(request.parse_query(scope["query_string"]).get("clientKey"))
     if key:
         context.use_key(key)
     return key != ""
 
 
-def _permit_action(context: RequestContext, call: SdkCall, caller: Caller, app: App) -> None:
+def _permit_action(
+    context: RequestContext, call: request.SdkCall, caller: Caller, app: App
+) -> None:
     """Raise Forbidden for a call of one action that the caller may not use.
 
     The entries of a batch are checked one by one.
@@ -283,15 +277,27 @@ def _retry_headers(error: GatewayError) -> list[tuple[bytes, bytes]]:
     return [] if after is None else [(b"retry-after", b"%d" % max(1, math.ceil(after)))]
 
 
+async def _send_reply(context: RequestContext, send: Send, reply: response.Reply) -> int:
+    entries = [
+        entry if entry is not None else response.render_failure(response.NO_ANSWER)
+        for entry in reply.entries
+    ]
+    headers = list(response.JSON)
+    if reply.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % math.ceil(reply.retry_after)))
+    body = response.render_envelope(entries, reply.extra_fields)
+    return await response.send_body(context, send, reply.status, headers, body)
+
+
 async def _send_error(
     context: RequestContext,
     send: Send,
     status: int,
     reason: str,
-    call: SdkCall | None,
+    call: request.SdkCall | None,
     headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> int:
     """Send a response that has the failure for each entry; return the status."""
     sent = call.entries if call is not None and call.entries else [None]
     body = response.render_envelope([response.render_failure(reason, entry) for entry in sent])
-    return await send_body(context, send, status, [*JSON, *headers], body)
+    return await response.send_body(context, send, status, [*response.JSON, *headers], body)

@@ -11,7 +11,6 @@ from app import ids
 from app.audit.records import MOST_USERS
 from app.clock import now_ms
 from app.compat.leanplum_sdk import call_plan, classify, response
-from app.compat.leanplum_sdk.classify import ClassifiedEntry, RefusedEntry, RelayedEntry
 from app.compat.leanplum_sdk.relayed_entries import EntryRelay, answer_erased
 from app.compat.leanplum_sdk.request import (
     NO_CORRECTION,
@@ -22,7 +21,6 @@ from app.compat.leanplum_sdk.request import (
     select_shared_arguments,
     to_text,
 )
-from app.compat.leanplum_sdk.response import Reply
 from app.compat.leanplum_sdk.steps import AcceptedOrRelayed, CallExecution, StepExecutor
 from app.enrichment.service import EnrichmentService
 from app.errors import Forbidden, GatewayError
@@ -73,14 +71,14 @@ class EntryExecutor:
 
     async def reply_to(
         self, context: RequestContext, caller: Caller, app: App, call: SdkCall
-    ) -> Reply:
+    ) -> response.Reply:
         """Execute a call; return the reply.
 
         Entries of one user reach Leanplum in the order of the call, whether they are accepted or
         relayed. Entries that need not be relayed are accepted at once.
         """
         migration_fields = self._entry_relay.relay.migration.fields(app.name)
-        reply = Reply([None] * len(call.entries), extra_fields=migration_fields)
+        reply = response.Reply([None] * len(call.entries), extra_fields=migration_fields)
         try:
             await self._execute(context, caller, app, call, reply)
         except GatewayError as error:
@@ -90,7 +88,12 @@ class EntryExecutor:
         return reply
 
     async def _execute(
-        self, context: RequestContext, caller: Caller, app: App, call: SdkCall, reply: Reply
+        self,
+        context: RequestContext,
+        caller: Caller,
+        app: App,
+        call: SdkCall,
+        reply: response.Reply,
     ) -> None:
         """Execute each entry, and write its answer into the reply."""
         arrival_seconds = time.perf_counter() - context.received
@@ -108,7 +111,7 @@ class EntryExecutor:
         entries = {
             place: entry
             for place, entry in enumerate(classified)
-            if not isinstance(entry, RefusedEntry)
+            if not isinstance(entry, classify.RefusedEntry)
         }
         acceptor = _CallAcceptor(
             self._authenticator,
@@ -136,17 +139,17 @@ class EntryExecutor:
                 note_answer(context, answer)
 
     def _note_entries(
-        self, context: RequestContext, call: SdkCall, classified: Sequence[ClassifiedEntry]
+        self, context: RequestContext, call: SdkCall, classified: Sequence[classify.ClassifiedEntry]
     ) -> None:
         """Note for the audit what the call is about."""
-        refused, relayed, subjects = list[Any](), list[RelayedEntry](), set[str]()
+        refused, relayed, subjects = list[Any](), list[classify.RelayedEntry](), set[str]()
         for entry, sent in zip(classified, call.entries, strict=True):
-            if isinstance(entry, RefusedEntry):
+            if isinstance(entry, classify.RefusedEntry):
                 refused.append(sent)
                 continue
             if entry.subject is not None:
                 subjects.add(entry.subject)
-            if isinstance(entry, RelayedEntry):
+            if isinstance(entry, classify.RelayedEntry):
                 relayed.append(entry)
         note_refused(context, refused)
         context.subjects = {*context.refused_subjects} | subjects
@@ -154,13 +157,19 @@ class EntryExecutor:
         self._job_facts.note_entries(context, jobs)
 
     async def _learn_names(
-        self, checker: Checker, reply: Reply, classified: Sequence[ClassifiedEntry]
+        self,
+        checker: Checker,
+        reply: response.Reply,
+        classified: Sequence[classify.ClassifiedEntry],
     ) -> None:
         """Learn the names in relayed writes that Leanplum accepted."""
         items = [
             classify.make_relayed_item(entry)
             for entry, answer in zip(classified, reply.entries, strict=True)
-            if isinstance(entry, RelayedEntry) and entry.writes and answer and answer.get("success")
+            if isinstance(entry, classify.RelayedEntry)
+            and entry.writes
+            and answer
+            and answer.get("success")
         ]
         if items:
             await self._ingest.learn_relayed(checker, items)
@@ -277,13 +286,13 @@ class _EntryClassifier:
     checker: Checker
     clock: ClockCorrection
 
-    def classify_all(self, notes: Sequence[Notes]) -> Iterator[ClassifiedEntry]:
+    def classify_all(self, notes: Sequence[Notes]) -> Iterator[classify.ClassifiedEntry]:
         """Yield the classification of each entry."""
         shared = select_shared_arguments(self.call.args) if self.call.batch else {}
         for entry, entry_notes in zip(self.call.entries, notes, strict=True):
             yield self._classify(add_shared_arguments(shared, entry), entry_notes)
 
-    def _classify(self, sent: Any, notes: Notes) -> ClassifiedEntry:
+    def _classify(self, sent: Any, notes: Notes) -> classify.ClassifiedEntry:
         entry, notes = self._correct_time(sent, notes)
         classified = classify.classify_entry(
             entry,
@@ -321,7 +330,7 @@ class _EntryClassifier:
         starts = {
             place: entry
             for place, entry in entries.items()
-            if isinstance(entry, RelayedEntry) and _is_deferrable_start(entry)
+            if isinstance(entry, classify.RelayedEntry) and _is_deferrable_start(entry)
         }
         superseded = call_plan.find_superseded(
             (place, start.entry) for place, start in starts.items()
@@ -329,7 +338,9 @@ class _EntryClassifier:
         for place in superseded:
             entries[place] = self._defer(starts[place], place, notes[place], locale)
 
-    def _defer(self, start: RelayedEntry, place: int, notes: Notes, locale: str | None) -> NewItem:
+    def _defer(
+        self, start: classify.RelayedEntry, place: int, notes: Notes, locale: str | None
+    ) -> NewItem:
         sent = self.call.entries[place]
         if locale is not None and start.entry.get("locale") == DETECT:
             start = replace(start, entry={**start.entry, "locale": locale})
@@ -337,7 +348,7 @@ class _EntryClassifier:
         return _compare_as_sent(item, start.entry, sent, in_batch=True)
 
 
-def _has_effects(reply: Reply) -> bool:
+def _has_effects(reply: response.Reply) -> bool:
     """Return whether an entry was executed, or was sent to Leanplum without an answer."""
     return reply.status != 200 or any(entry and entry.get("success") for entry in reply.entries)
 
@@ -356,15 +367,15 @@ def note_refused(context: RequestContext, entries: Iterable[Any]) -> None:
     context.refused_actions, context.refused_subjects = actions, subjects
 
 
-def _needs_steps(entry: ClassifiedEntry, sent: Any) -> bool:
+def _needs_steps(entry: classify.ClassifiedEntry, sent: Any) -> bool:
     """Return whether an entry is relayed, or may be a repeat that the database cannot recognise."""
     if not isinstance(entry, NewItem):
-        return isinstance(entry, RelayedEntry)
+        return isinstance(entry, classify.RelayedEntry)
     req_id, uuid = to_text(sent.get("reqId")), to_text(sent.get("uuid"))
     return bool(req_id or uuid) and not ids.names_one_action(req_id, uuid)
 
 
-def _is_deferrable_start(entry: RelayedEntry) -> bool:
+def _is_deferrable_start(entry: classify.RelayedEntry) -> bool:
     if entry.subject is None or entry.debugging:
         return False
     return to_text(entry.entry.get("action")) == "start"
@@ -384,7 +395,7 @@ def _compare_as_sent(
 
 
 def _answer_taken(
-    call: SdkCall, reply: Reply, places: Iterable[int], taken: Sequence[Taken]
+    call: SdkCall, reply: response.Reply, places: Iterable[int], taken: Sequence[Taken]
 ) -> None:
     """Answer the accepted entries at these places."""
     for place, (_, outcome) in zip(places, taken, strict=True):
@@ -409,15 +420,17 @@ def _measure_clock(context: RequestContext, call: SdkCall) -> ClockCorrection:
     return measure_clock_error(call.args.get("time"), now_ms() - waited)
 
 
-def _answer_refused(call: SdkCall, reply: Reply, classified: Sequence[ClassifiedEntry]) -> None:
+def _answer_refused(
+    call: SdkCall, reply: response.Reply, classified: Sequence[classify.ClassifiedEntry]
+) -> None:
     """Answer the refused entries."""
     for place, entry in enumerate(classified):
-        if isinstance(entry, RefusedEntry):
+        if isinstance(entry, classify.RefusedEntry):
             reply.entries[place] = response.render_failure(entry.reason, call.entries[place])
             if not call.batch:
                 reply.status = 400
     if call.batch and all(
-        isinstance(entry, RefusedEntry) and entry.unknown for entry in classified
+        isinstance(entry, classify.RefusedEntry) and entry.unknown for entry in classified
     ):
         reply.status = 403
 

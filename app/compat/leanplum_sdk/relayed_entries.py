@@ -10,7 +10,6 @@ from app.clock import now_ms
 from app.compat.leanplum_sdk import response
 from app.compat.leanplum_sdk.classify import RelayedEntry
 from app.compat.leanplum_sdk.request import SdkCall
-from app.compat.leanplum_sdk.response import Entry
 from app.errors import (
     Erased,
     Forbidden,
@@ -135,7 +134,7 @@ def answer_erased(call: SdkCall, sent: Any) -> EntryAnswer:
 
 
 def _fail_all(
-    sent: Iterable[Entry],
+    sent: Iterable[response.Entry],
     reason: str,
     status: int,
     retry_after: float | None,
@@ -179,12 +178,12 @@ def _render_call(
         raise Malformed("The arguments are nested too deeply.") from None
 
 
-def _replace_keys(entry: Entry, keys: dict[str, str]) -> Entry:
+def _replace_keys(entry: response.Entry, keys: dict[str, str]) -> response.Entry:
     return {**entry, **{name: value for name, value in keys.items() if name in entry}}
 
 
 def _parse_answers(
-    sent: Sequence[Entry], answer: LeanplumResponse, call: SdkCall
+    sent: Sequence[response.Entry], answer: LeanplumResponse, call: SdkCall
 ) -> list[EntryAnswer]:
     """Return the answer to each entry from Leanplum's answer to their call."""
     answered = replies.parse_entries(answer.body)
@@ -196,7 +195,7 @@ def _parse_answers(
     if len(answered) == 1 and answered[0].get("success") is False:
         # Leanplum refused the whole call.
         matched = [response.echo_req_id(entry, answered[0]) for entry in sent]
-    entries, settings_refused = list[Entry](), False
+    entries, settings_refused = list[response.Entry](), False
     for answered_entry, sent_entry in zip(matched, sent, strict=True):
         if answered_entry is None:
             entries.append(response.render_failure(response.NO_ANSWER, sent_entry))

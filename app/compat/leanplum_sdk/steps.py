@@ -23,7 +23,6 @@ from app.compat.leanplum_sdk.call_plan import (
 from app.compat.leanplum_sdk.classify import RelayedEntry
 from app.compat.leanplum_sdk.relayed_entries import EntryRelay, RelayedGroup, answer_erased
 from app.compat.leanplum_sdk.request import SdkCall, to_text
-from app.compat.leanplum_sdk.response import Entry, Reply
 from app.model import App, NewItem, Taken
 from app.outbox.logins import named
 from app.relay.answers import EntryAnswer, PendingAnswer
@@ -76,7 +75,7 @@ class CallExecution:
     key_id: str
     call: SdkCall
     entries: Mapping[int, AcceptedOrRelayed]
-    reply: Reply
+    reply: response.Reply
     deadline: float
 
 
@@ -340,7 +339,7 @@ class StepExecutor:
     def _fail(self, places: Sequence[int], reason: str) -> None:
         """Answer that nothing is known of these entries, so that the SDK sends them again."""
         for place in places:
-            failure: Entry = response.render_failure(reason, self._call.entries[place])
+            failure = response.render_failure(reason, self._call.entries[place])
             self._reply.entries[place] = failure
         if places and self._reply.status == 200:
             self._reply.status, self._reply.retry_after = 503, RETRY_SECONDS

@@ -7,9 +7,7 @@ import structlog
 from starlette.types import Send
 
 from app.compat.leanplum_sdk import classify, response
-from app.compat.leanplum_sdk.classify import ClassifiedEntry, RefusedEntry, RelayedEntry
 from app.compat.leanplum_sdk.request import SdkCall, to_text
-from app.compat.leanplum_sdk.response import CORS, JSON, send_body
 from app.enrichment.relayed_calls import RelayedCallPrivacy, permit_import
 from app.errors import Erased, Forbidden, Invalid, Malformed
 from app.http import (
@@ -130,14 +128,21 @@ class TransferHandler:
         args = {
             name: value for name, value in call.args.items() if name not in classify.CALL_ARGUMENTS
         }
-        kind = classified.key if isinstance(classified, RelayedEntry) else KeyKind.PRODUCTION
+        kind = (
+            classified.key if isinstance(classified, classify.RelayedEntry) else KeyKind.PRODUCTION
+        )
         opened = self._relay.download(app, args, kind)
         file = await opened.__aenter__()
 
         async def stream(send: Send) -> int:
             try:
                 assert file.chunks is not None
-                headers = [*headers_of_file(file.headers), *CORS, *BROWSER_GUARDS, NO_STORE]
+                headers = [
+                    *headers_of_file(file.headers),
+                    *response.CORS,
+                    *BROWSER_GUARDS,
+                    NO_STORE,
+                ]
                 headers += [(b"x-request-id", context.request_id.encode()), *context.rate_headers]
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 try:
@@ -154,9 +159,9 @@ class TransferHandler:
 
         return stream
 
-    async def _refuse_erased(self, app: App, classified: ClassifiedEntry) -> None:
+    async def _refuse_erased(self, app: App, classified: classify.ClassifiedEntry) -> None:
         """Raise Erased when the call names an erased user."""
-        if isinstance(classified, RelayedEntry) and await self._outbox.erased(
+        if isinstance(classified, classify.RelayedEntry) and await self._outbox.erased(
             app.name, classified.subjects
         ):
             raise Erased
@@ -169,10 +174,10 @@ class TransferHandler:
             raise Malformed(f"gcsBucket {error.faults[0].detail}.") from None
 
 
-def _classify_permitted(call: SdkCall, caller: Caller) -> ClassifiedEntry:
+def _classify_permitted(call: SdkCall, caller: Caller) -> classify.ClassifiedEntry:
     """Classify a call that is one action. Raises Forbidden when it is refused."""
     classified = classify.classify_entry(call.args, caller.scopes, in_batch=False)
-    if isinstance(classified, RefusedEntry):
+    if isinstance(classified, classify.RefusedEntry):
         raise Forbidden(classified.reason)
     return classified
 
@@ -190,7 +195,9 @@ def _respond_success(context: RequestContext, call: SdkCall, answer: Mapping[str
     entry = response.echo_req_id(call.args, {"success": True, **answer})
 
     async def send_success(send: Send) -> int:
-        return await send_body(context, send, 200, JSON, response.render_envelope([entry]))
+        return await response.send_body(
+            context, send, 200, response.JSON, response.render_envelope([entry])
+        )
 
     return send_success
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from app.compat.body_formats import FaultyObject, find_nul_faults
 from app.compat.segment import field_paths, mapping, plain_values
-from app.compat.segment.mapping import ApplyPrivacy, MappedMessage, keep_everything
 from app.compat.segment.request import TYPES, VERBATIM_FIELDS
 from app.errors import Fault, Forbidden, GatewayError, Invalid
 from app.http.body import crowded_error
@@ -35,7 +34,7 @@ class MessageClassifier:
     scopes: frozenset[Scope]
     rules: SegmentRules
     item_steps: ItemSteps
-    apply_privacy: ApplyPrivacy = keep_everything
+    apply_privacy: mapping.ApplyPrivacy = mapping.keep_everything
 
     def classify(
         self, message: Any, common: Mapping[str, Any], base: str = ""
@@ -82,7 +81,7 @@ class MessageClassifier:
         except GatewayError as error:
             return error
 
-    def _make_item(self, mapped: MappedMessage, locate: LocateFault) -> NewItem:
+    def _make_item(self, mapped: mapping.MappedMessage, locate: LocateFault) -> NewItem:
         needed = validate.ACTIONS[mapped.action].scope
         if needed not in self.scopes:
             raise Forbidden(f"Forbidden: missing scope {needed.value}")

@@ -9,10 +9,7 @@ import structlog
 
 from app.audit.records import MOST_USERS
 from app.clock import now_ms
-from app.compat.segment import classify, request, response
-from app.compat.segment.classify import ClassifiedMessage, MessageClassifier
-from app.compat.segment.mapping import keep_everything
-from app.compat.segment.request import SegmentCall
+from app.compat.segment import classify, mapping, request, response
 from app.enrichment.service import EnrichmentService
 from app.errors import Erased, GatewayError
 from app.http import RequestContext, require_scope
@@ -40,9 +37,9 @@ class MessageExecutor:
         context: RequestContext,
         app: App,
         caller: Caller,
-        call: SegmentCall,
+        call: request.SegmentCall,
         confirm: Callable[[], Caller],
-    ) -> Sequence[ClassifiedMessage]:
+    ) -> Sequence[classify.ClassifiedMessage]:
         """Accept what can be accepted; return the outcome of each message.
 
         `confirm` returns the caller as the key is now, or raises Unauthorized.
@@ -77,13 +74,15 @@ class MessageExecutor:
         return outcomes
 
     async def _classify(
-        self, app: App, caller: Caller, call: SegmentCall, checker: Checker
-    ) -> list[ClassifiedMessage]:
+        self, app: App, caller: Caller, call: request.SegmentCall, checker: Checker
+    ) -> list[classify.ClassifiedMessage]:
         """Classify each message; a fault in one does not affect the others."""
         rules = self._enrichment.enricher(app.name, caller.key_id, now_ms())
-        apply_privacy = rules.apply_privacy if rules.has_privacy_rules else keep_everything
-        classifier = MessageClassifier(caller.scopes, rules.segment, checker, apply_privacy)
-        outcomes = list[ClassifiedMessage]()
+        apply_privacy = rules.apply_privacy if rules.has_privacy_rules else mapping.keep_everything
+        classifier = classify.MessageClassifier(
+            caller.scopes, rules.segment, checker, apply_privacy
+        )
+        outcomes = list[classify.ClassifiedMessage]()
         for index, message in enumerate(call.messages):
             base = f"/{request.BATCH}/{index}" if call.batch else ""
             outcomes.append(classifier.classify(message, call.common, base))
@@ -96,8 +95,8 @@ class MessageExecutor:
         context: RequestContext,
         app: App,
         caller: Caller,
-        call: SegmentCall,
-        outcomes: Sequence[ClassifiedMessage],
+        call: request.SegmentCall,
+        outcomes: Sequence[classify.ClassifiedMessage],
     ) -> None:
         """Note the types of refused messages, and some of their users, for the audit record."""
         refused = [
@@ -113,7 +112,10 @@ class MessageExecutor:
         context.refused_subjects = dict.fromkeys(islice(filter(None, subjects), MOST_USERS))
 
     def _report(
-        self, context: RequestContext, call: SegmentCall, outcomes: Sequence[ClassifiedMessage]
+        self,
+        context: RequestContext,
+        call: request.SegmentCall,
+        outcomes: Sequence[classify.ClassifiedMessage],
     ) -> None:
         """Count the messages, and log refused ones, since libraries do not show the response."""
         counts = Counter(
