@@ -164,6 +164,8 @@ class StepExecutor:
         others = {
             place: self._claims.others[place] for place in places if place in self._claims.others
         }
+        if not others:
+            return list(places)
         erased = await self._find_erased(others)
         for place, other in others.items():
             answer = _answer_by_now(other)
