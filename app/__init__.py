@@ -2,8 +2,8 @@
 
 One event, from the socket to its receipt:
 
-    HTTP in ─ server.http1 ─ server.middleware ─ api.events ─ http.authentication ─ http.rate_limiting
-                                                               (callers)             (limits)
+    HTTP in ─ server.http1 ─ server.middleware ─ api.events
+       ─ http.authentication (callers) ─ http.rate_limiting (limits)
        ─ http.body ─ ingest.validate ─ enrichment.pipeline ─ tracking.checker ─ ingest.service
                                                                                      │
        202 ─ one durable commit (database.writer) ─ outbox.accept ───────────────────┘

@@ -71,9 +71,9 @@ class Evidence:
     retention has removed. `first` and `last` bound the records (None: no bound). `peaks` are those
     of all blocks before `first_block`; `blocks` yields the others, in order, and `rows` yields the
     records, in the order of their numbers. `notes` are all checkpoints, oldest first, `misplaced`
-    those stored under a size that is not theirs. `tree_size`, `tree_root` and `tree_removed` are from the
-    tree's own row. `above` yields the hashes of a level over the blocks, from a place on; an
-    export has no such hashes, and no `misplaced`, `tree_root` and `tree_removed`.
+    those stored under a size that is not theirs. `tree_size`, `tree_root` and `tree_removed` are
+    from the tree's own row. `above` yields the hashes of a level over the blocks, from a place on;
+    an export has no such hashes, and no `misplaced`, `tree_root` and `tree_removed`.
     """
 
     written: int

@@ -33,8 +33,8 @@ NOTHING_SIGNED = (
 SEAL_MS = 60_000  # in which a running gateway has sealed a record for certain
 NOT_SEALED = (
     "nothing is sealed, although record {seq}, of a running gateway, is more than a minute old, "
-    "and a gateway seals every second: checkpoints and tree were removed; or the gateway was killed "
-    "in its first second: then start it, and verify again"
+    "and a gateway seals every second: checkpoints and tree were removed; or the gateway was "
+    "killed in its first second: then start it, and verify again"
 )
 SET_DETAIL = re.compile(r"([a-z]{1,20}) ([0-9]{1,18})")
 NO_BLOCK = Block(b"", b"")

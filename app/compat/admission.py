@@ -295,7 +295,7 @@ class BodyCredentials:
         raise Overloaded("The key became known while the call was read: send it again.")
 
     async def _authenticate(self, context: RequestContext, key: str) -> None:
-        """Authenticate a call by a key, or by its headers when there is none. Raises Unauthorized."""
+        """Authenticate a call by a key, or by its headers without one. Raises Unauthorized."""
         if key:
             context.use_key(key)
         await self._authenticator.authenticate(context)

@@ -138,7 +138,8 @@ def _in_batch(action: Action) -> Any:
 
 
 SHAPES: dict[str, Any] = {name: _in_batch(action) for name, action in LATER.items()}
-BatchItem: Any = Annotated[Union[tuple(SHAPES.values())], Field(discriminator="action")]  # noqa: UP007
+_AnyShape: Any = Union[tuple(SHAPES.values())]  # noqa: UP007
+BatchItem: Any = Annotated[_AnyShape, Field(discriminator="action")]
 ACTIONS = {
     name: QueuedAction(
         name,

@@ -100,7 +100,7 @@ class SdkEndpoint:
         except Exception as error:
             # No caller handles errors of a request: log this one, and answer without its text.
             log_failure(log, context, error)
-            # 503, not 500, says that the request may be sent again; every SDK but JavaScript's does.
+            # 503, not 500, says that the request may be sent again; all SDKs but JavaScript do.
             return await _send_error(
                 context, send, 503, "The gateway failed on this request.", call
             )

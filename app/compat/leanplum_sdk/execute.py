@@ -264,7 +264,7 @@ class _CallAcceptor:
             batch=True,
             seconds=max(0.0, self.deadline - asyncio.get_running_loop().time()),
         )
-        # One audit record of the call reports the refused entries; later commits do not repeat them.
+        # One audit record of the call reports the refused entries; later commits omit them.
         note_refused(self.context, ())
         return taken
 
