@@ -1,6 +1,4 @@
-"""`python -m bench`: measure, print the table, write the JSON; status 1 on failed requests or lost
-items.
-"""
+"""`python -m bench`: measure, print the table, write JSON; status 1 on failures or lost items."""
 
 import argparse
 import json
@@ -24,7 +22,7 @@ from bench.scenarios import delivery, latency, memory, relay, shared, throughput
 from bench.scenarios.setting import Setting
 from bench.stage import Stage
 
-DESCRIPTION = "Measure the gateway beside its yardsticks."
+DESCRIPTION = "Measure the gateway, compared with its yardsticks."
 ROOT = Path(__file__).parents[1]
 SCENARIOS: dict[str, Callable[[Setting], list[Row]]] = {
     "throughput": throughput.measure,
@@ -37,10 +35,12 @@ SCENARIOS: dict[str, Callable[[Setting], list[Row]]] = {
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=DESCRIPTION)
     parser.add_argument("--quick", action="store_true", help="within a minute, rougher")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here, too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write all figures to this file"
+    )
     parser.add_argument(
         "--only", action="append", choices=SCENARIOS, help="only this group (repeatable)"
     )
@@ -52,7 +52,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A folder for databases and logs that is gone afterwards, with its parent when that is new."""
+    """Create a folder for databases and logs; remove it afterwards, with a parent that is new."""
     new = not parent.exists()
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=parent.absolute()))
@@ -66,9 +66,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def measure(name: str, setting: Setting) -> list[Row]:
-    """One group of rows, its servers stopped afterwards; one that cannot be measured is a row
-    saying why.
-    """
+    """Measure one group of rows and stop its servers; on an error, return a row with the reason."""
     try:
         with setting.stage.fleet.scope():
             return SCENARIOS[name](setting)
@@ -77,7 +75,7 @@ def measure(name: str, setting: Setting) -> list[Row]:
 
 
 def run(plan: Plan, names: Sequence[str], data: Path) -> list[Row]:
-    """Start what is needed, measure, stop it all."""
+    """Start the servers, measure the groups, and stop all servers."""
     rows: list[Row] = []
     with scratch_folder(data) as scratch, Fleet(ROOT, scratch) as fleet:
         setting = Setting.prepare(Stage(fleet, scratch, make_key()), plan)
@@ -88,8 +86,8 @@ def run(plan: Plan, names: Sequence[str], data: Path) -> list[Row]:
     return rows
 
 
-def about(plan: Plan, seconds: float) -> dict[str, object]:
-    """Where and how the figures were made."""
+def run_facts(plan: Plan, seconds: float) -> dict[str, object]:
+    """Return the machine and the conditions of the run."""
     return {
         "cores": os.cpu_count(),
         "machine": platform.machine(),
@@ -101,7 +99,7 @@ def about(plan: Plan, seconds: float) -> dict[str, object]:
 
 
 def main() -> int:
-    """Do as the command line says; Ctrl-C and SIGTERM stop every child first."""
+    """Run the command; Ctrl-C and SIGTERM stop every child first."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = arguments()
@@ -111,7 +109,7 @@ def main() -> int:
     except (ChildFailed, KeyboardInterrupt) as end:
         print(f"bench stopped: {str(end) or 'interrupted'}", file=sys.stderr)
         return 1
-    facts = about(plan, time.monotonic() - began)
+    facts = run_facts(plan, time.monotonic() - began)
     print(
         table(rows),
         f"\n{facts['seconds']} s, {facts['cores']} cores, load by {facts['load']}",

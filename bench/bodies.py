@@ -1,6 +1,4 @@
-"""What is posted: events, batches, batches whose items carry the caller's own ids. Same seed, same
-bodies.
-"""
+"""Request bodies: events, batches, batches with the caller's own ids; reproducible by seed."""
 
 import json
 import random
@@ -14,12 +12,13 @@ SEED = 20_240_229
 
 @dataclass(frozen=True)
 class Traffic:
-    """One kind of request: where it goes, how many items it holds, what is in it."""
+    """A kind of request: its path, its number of items, and their content."""
 
     path: str
     size: int = 1
     ids: bool = False
-    relayed: bool = False  # by the SDK door, asked while the caller waits
+    relayed: bool = False
+    """Sent in the SDK protocol, and relayed while the caller waits."""
 
 
 EVENT = Traffic("/v1/events")
@@ -29,7 +28,7 @@ BIG_BATCH = Traffic("/v1/batch", size=1_000)
 
 
 def event(rng: random.Random, users: int) -> dict[str, object]:
-    """One purchase of a user drawn uniformly."""
+    """Return a purchase of a random user."""
     return {
         "userId": f"user-{rng.randrange(users)}",
         "event": "Purchase",
@@ -40,16 +39,15 @@ def event(rng: random.Random, users: int) -> dict[str, object]:
 
 
 def item(rng: random.Random, users: int, *, ids: bool) -> dict[str, object]:
-    """One entry of a batch; its id, when it has one, is a mark that `fill` replaces."""
+    """Return an entry of a batch; with `ids`, its id is a mark that `fill` replaces."""
     return {"action": "track"} | ({"id": ID_MARK} if ids else {}) | event(rng, users)
 
 
 def body(traffic: Traffic, rng: random.Random, users: int) -> str:
-    """One request body."""
+    """Return one request body."""
     if traffic.relayed:
-        return json.dumps(
-            {"data": [{"action": "getVars", "userId": f"user-{rng.randrange(users)}"}]}
-        )
+        action = {"action": "getVars", "userId": f"user-{rng.randrange(users)}"}
+        return json.dumps({"data": [action]})
     if traffic.size == 1:
         return json.dumps(event(rng, users), separators=(",", ":"))
     items = [item(rng, users, ids=traffic.ids) for _ in range(traffic.size)]
@@ -57,11 +55,11 @@ def body(traffic: Traffic, rng: random.Random, users: int) -> str:
 
 
 def make_bodies(traffic: Traffic, count: int, users: int, seed: int = SEED) -> list[str]:
-    """`count` bodies, each time the same ones."""
+    """Return `count` bodies, the same ones each time."""
     rng = random.Random(seed)
     return [body(traffic, rng, users) for _ in range(count)]
 
 
 def fill(template: bytes, prefix: str, numbers: Iterator[int]) -> bytes:
-    """The body with every id mark replaced by an id of its own."""
+    """Replace every id mark in a body by a unique id."""
     return re.sub(ID_MARK.encode(), lambda _: f"{prefix}-{next(numbers)}".encode(), template)

@@ -1,6 +1,4 @@
-"""Processes: started, awaited until they answer, pinned, paused, weighed, and stopped by their own
-pid.
-"""
+"""Child processes: start, wait until ready, pin to a core, pause, measure memory, stop by pid."""
 
 import os
 import signal
@@ -20,11 +18,11 @@ POLL = 0.05
 
 
 class ChildFailed(Exception):
-    """A process did not start, or ended before its time; says which, with the end of its log."""
+    """A process did not start or ended early; the message has its name and the end of its log."""
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on."""
+    """Return a free port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -32,20 +30,20 @@ def free_port() -> int:
 
 
 def pinned_to(core: int | None) -> Callable[[], None] | None:
-    """What a child does first so that it and its threads stay on `core`."""
+    """Return a function for a child to call first, which pins it and its threads to `core`."""
     return None if core is None else lambda: os.sched_setaffinity(0, {core})
 
 
-def tree(pid: int) -> Iterator[int]:
-    """A process and all that descend from it."""
+def process_tree(pid: int) -> Iterator[int]:
+    """Yield the pids of a process and its descendants."""
     yield pid
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in listing.read_text().split():
-            yield from tree(int(child))
+            yield from process_tree(int(child))
 
 
 def resident_mb(pid: int) -> float:
-    """The resident memory (VmRSS) of one process in megabytes."""
+    """Return the resident memory (VmRSS) of one process in megabytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -54,7 +52,7 @@ def resident_mb(pid: int) -> float:
 
 @dataclass
 class Child:
-    """A server that we started."""
+    """A server process that the benchmark started."""
 
     name: str
     port: int
@@ -63,15 +61,16 @@ class Child:
 
     @property
     def url(self) -> str:
+        """The base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def rss(self) -> float:
-        """Resident megabytes, its own children included."""
-        return sum(resident_mb(pid) for pid in tree(self.process.pid))
+        """Return the resident megabytes, including child processes."""
+        return sum(resident_mb(pid) for pid in process_tree(self.process.pid))
 
     @contextmanager
-    def asleep(self) -> Iterator[None]:
-        """Take the processor from it for a while."""
+    def paused(self) -> Iterator[None]:
+        """Pause the process during the block."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -79,10 +78,8 @@ class Child:
             self.process.send_signal(signal.SIGCONT)
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
-        """Let it run for a while, then pause it: what it puts off is done in its own time, not
-        another's.
-        """
+    def resumed(self) -> Iterator[None]:
+        """Run the paused process during the block, so that deferred work counts in its slices."""
         self.process.send_signal(signal.SIGCONT)
         try:
             yield
@@ -90,13 +87,13 @@ class Child:
             self.process.send_signal(signal.SIGSTOP)
 
     def answers(self, path: str) -> bool:
-        """Whether a GET is answered with 200 just now."""
+        """Return True if a GET is answered with 200."""
         with suppress(OSError), urllib.request.urlopen(self.url + path, timeout=1) as answer:
             return int(answer.status) == 200
         return False
 
     def wait_ready(self, path: str) -> None:
-        """Poll until it answers; raises ChildFailed when it ends first or takes too long."""
+        """Wait until it answers. Raises ChildFailed if it ends first or takes too long."""
         deadline = time.monotonic() + START_LIMIT
         while not self.answers(path):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -104,12 +101,12 @@ class Child:
             time.sleep(POLL)
 
     def log_end(self) -> str:
-        """The last lines that it wrote."""
+        """Return the last lines of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
 
 class Fleet:
-    """All processes of one run; leaving it stops every one that is left."""
+    """All processes of a run; leaving the block stops those that still run."""
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self._root, self._scratch = root, scratch
@@ -155,7 +152,7 @@ class Fleet:
         return child
 
     def stop(self, *children: Child) -> None:
-        """Ask each to end, then end those that did not."""
+        """Terminate children, and kill those that do not end in time."""
         deadline = time.monotonic() + STOP_LIMIT
         for child in children:
             child.process.send_signal(signal.SIGTERM)
@@ -170,7 +167,7 @@ class Fleet:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Stop, at its end, all that was started inside."""
+        """Stop, at the end of the block, all children started inside."""
         before = list(self._children)
         try:
             yield
@@ -178,9 +175,7 @@ class Fleet:
             self.stop(*(child for child in self._children if child not in before))
 
     def run(self, argv: Sequence[str], *, core: int | None, limit: float, text: str = "") -> str:
-        """Run a program, return what it printed; raises ChildFailed unless it ends well and in
-        time.
-        """
+        """Run a program and return its output. Raises ChildFailed on failure or timeout."""
         try:
             done = subprocess.run(
                 argv,

@@ -1,7 +1,7 @@
-"""What a part of the gateway costs: `python -m bench.cost limits`, `python -m bench.cost audit`.
+"""The cost of a part of the gateway: `python -m bench.cost limits`, `python -m bench.cost audit`.
 
-Two gateways, one of them without the part, take the same load by turns, each paused while the other
-is measured; a ratio is taken of each pair of slices.
+Two gateways, one of them without the part, take the same load alternately, each paused while the
+other is measured; each pair of slices gives a ratio.
 """
 
 import os
@@ -25,9 +25,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Comparison(NamedTuple):
-    """A load, and what of the gateway takes it in turns: `whole` and `less`, each without a part,
-    or with all ("").
-    """
+    """A load for two gateways; `whole` and `less` name the part that each lacks, "" for none."""
 
     title: str
     traffic: Traffic
@@ -40,14 +38,14 @@ COMPARISONS = {
     "audit": (
         Comparison("a batch of 100 for 2,000 users, with audit to without", BATCH, "", "audit"),
         Comparison(
-            "the same, each for users whom the audit does not know yet", BATCH, "memory", "audit"
+            "the same, for users whom the audit does not know yet", BATCH, "memory", "audit"
         ),
     ),
 }
 
 
 class Measured(NamedTuple):
-    """One slice: requests a second, and a second of processor time."""
+    """The figures of a slice: requests per second, and per second of processor time."""
 
     rate: float
     by_processor: float
@@ -55,37 +53,38 @@ class Measured(NamedTuple):
 
 def _processor_seconds(child: Child) -> float:
     fields = Path(f"/proc/{child.process.pid}/stat").read_text().rpartition(")")[2].split()
-    # Proc(5): utime, stime, counted from the state on
+    # proc(5): utime and stime, at these places after the state.
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def _slice(load: Load, child: Child, traffic: Traffic) -> Measured:
-    with child.awake():
+    with child.resumed():
         began = _processor_seconds(child)
-        found = load.slice(child, traffic)
-        return Measured(
-            found.requests / found.seconds, found.requests / (_processor_seconds(child) - began)
-        )
+        taken = load.slice(child, traffic)
+        processor_seconds = _processor_seconds(child) - began
+        return Measured(taken.requests / taken.seconds, taken.requests / processor_seconds)
 
 
-def compare(stage: Stage, load: Load, one: Comparison) -> list[tuple[Measured, Measured]]:
-    """Pairs of slices: with, and without."""
+def compare(stage: Stage, load: Load, comparison: Comparison) -> list[tuple[Measured, Measured]]:
+    """Return pairs of slices: with and without the part."""
     upstream = stage.upstream()
-    whole, less = (stage.gateway(upstream, without=part) for part in (one.whole, one.less))
+    whole, less = (
+        stage.gateway(upstream, without=part) for part in (comparison.whole, comparison.less)
+    )
     for child in (whole, less):
-        with child.awake():
-            load.warm(child, one.traffic)
+        with child.resumed():
+            load.warm(child, comparison.traffic)
     pairs = []
     for number in range(PAIRS):
         order = (whole, less) if number % 2 else (less, whole)
-        found = {child.name: _slice(load, child, one.traffic) for child in order}
-        pairs.append((found[whole.name], found[less.name]))
+        measured = {child.name: _slice(load, child, comparison.traffic) for child in order}
+        pairs.append((measured[whole.name], measured[less.name]))
     return pairs
 
 
-def told(one: Comparison, pairs: Sequence[tuple[Measured, Measured]]) -> str:
-    """The medians of the ratios, and between which half of them are."""
-    lines = [one.title]
+def render(comparison: Comparison, pairs: Sequence[tuple[Measured, Measured]]) -> str:
+    """Return the median and the quartiles of the ratios, as text."""
+    lines = [comparison.title]
     for name, which in (("requests a second", 0), ("requests a second of processor time", 1)):
         low, middle, high = statistics.quantiles(
             [whole[which] / less[which] for whole, less in pairs], n=4
@@ -95,16 +94,16 @@ def told(one: Comparison, pairs: Sequence[tuple[Measured, Measured]]) -> str:
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure the part that the command line names, and print the ratios."""
     part = sys.argv[1] if len(sys.argv) == 2 else ""
     if part not in COMPARISONS:
         sys.exit(f"usage: python -m bench.cost {'|'.join(COMPARISONS)}")
     with scratch_folder(ROOT / "data") as scratch, Fleet(ROOT, scratch) as fleet:
         stage = Stage(fleet, scratch, make_key())
         load = Load(stage, replace(QUICK, slice=SECONDS))
-        for one in COMPARISONS[part]:
+        for comparison in COMPARISONS[part]:
             with fleet.scope():
-                print(told(one, compare(stage, load, one)), flush=True)
+                print(render(comparison, compare(stage, load, comparison)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""One measured slice, and how slices become figures: medians, also of ratios taken within each
-round.
-"""
+"""A measured slice, and the figures made of slices: medians, also of ratios within a round."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +7,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Slice:
-    """What one stretch of load found: latencies in ms, memory in MB, and how many `items` were
-    taken.
-    """
+    """A measured slice of load: latencies in ms, memory in MB, `items` that were accepted."""
 
     requests: int
     failed: int
@@ -24,27 +20,27 @@ class Slice:
 
     @property
     def rate(self) -> float:
-        """Items a second; for single events and for the yardsticks that is requests a second."""
+        """Items per second; for single events and the yardsticks, requests per second."""
         return self.items / self.seconds if self.seconds else 0.0
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of the values do not exceed; 0 of none."""
+    """Return the smallest value that at least `share` of the values do not exceed; 0 of none."""
     if not ordered:
         return 0.0
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
 def ratio(part: float, whole: float) -> float:
-    """`part / whole`, and 0 where there is nothing to compare with."""
+    """Return `part / whole`, or 0 if `whole` is 0."""
     return part / whole if whole else 0.0
 
 
 def median_ratio(measured: Sequence[Slice], yardstick: Sequence[Slice]) -> float:
-    """The median of the ratios of slices measured in the same round."""
+    """Return the median of the ratios of slices measured in the same round."""
     return median(ratio(m.rate, y.rate) for m, y in zip(measured, yardstick, strict=True))
 
 
 def ratio_to_around(rate: float, around: Sequence[Slice]) -> float:
-    """`rate` against the mean of the slices taken just before and just after it."""
+    """Return the ratio of `rate` to the mean of the slices taken just before and after it."""
     return ratio(rate, sum(s.rate for s in around) / len(around))

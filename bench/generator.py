@@ -1,9 +1,8 @@
-"""Our own load, a program of its own: reads a job as JSON on stdin, prints the slice as JSON on
-stdout.
+"""The load generator, a separate program: reads a job as JSON on stdin, prints a slice on stdout.
 
-Without a rate the loop is closed: each connection sends when its last answer is in. With a rate it
-is open: request n is due at n/rate seconds, and its latency counts from then, so that a server that
-stalls cannot hide the requests that would have come in the meantime.
+Without a rate the loop is closed: each connection sends when its last response has arrived. With a
+rate it is open: request n is due at n/rate seconds, and its latency counts from then, so that a
+stalled server cannot hide the requests that would have come in the meantime.
 """
 
 import asyncio
@@ -23,8 +22,8 @@ from bench.wire import LOST, Answer, acknowledged, read_answer, request
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to send. `requests` of 0 sets no bound but time; `rate` of 0 means a closed loop."""
+class LoadJob:
+    """The load to send: without `requests` only time limits it; without `rate` it is closed."""
 
     port: int
     key: str
@@ -39,7 +38,7 @@ class Job:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request in flight."""
+    """A keep-alive connection with at most one request in flight."""
 
     def __init__(self) -> None:
         self._received = bytearray()
@@ -49,8 +48,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
 
-    def ask(self, message: bytes) -> "asyncio.Future[Answer]":
-        """Send one request; the future holds its answer, or `LOST`."""
+    def send(self, message: bytes) -> "asyncio.Future[Answer]":
+        """Send a request; the future holds its response, or `LOST`."""
         self._waiting = asyncio.get_running_loop().create_future()
         if self._transport is None:
             self._settle(LOST)
@@ -74,8 +73,8 @@ class Connection(asyncio.Protocol):
 
 
 @dataclass
-class Tally:
-    """What became of the requests so far."""
+class Progress:
+    """The counts of the requests so far."""
 
     size: int
     latencies: list[float] = field(default_factory=list)
@@ -83,12 +82,14 @@ class Tally:
     items: int = 0
 
     def add(self, answer: Answer, latency: float) -> None:
+        """Count a response; `latency` is in seconds."""
         promised = acknowledged(answer, self.size)
         self.items += promised
         self.failed += promised < self.size
         self.latencies.append(latency * 1e3)
 
     def slice(self, started: float, ended: float) -> Slice:
+        """Return the figures of all requests."""
         ordered = sorted(self.latencies)
         return Slice(
             requests=len(ordered),
@@ -101,34 +102,30 @@ class Tally:
         )
 
 
-def messages(job: Job) -> Iterator[bytes]:
-    """The requests in the order in which they are sent; bodies are made before the first one is
-    asked for.
-    """
+def messages(job: LoadJob) -> Iterator[bytes]:
+    """Return the requests in the order of sending; all bodies are made in advance."""
     bodies = [text.encode() for text in make_bodies(job.traffic, job.bodies, job.users)]
     numbers = itertools.count(1)
 
-    def made(body: bytes) -> bytes:
+    def to_request(body: bytes) -> bytes:
         return request(job.port, job.traffic.path, job.key, body)
 
     endless: Iterator[bytes]
     if job.traffic.ids:
-        endless = (made(fill(body, job.prefix, numbers)) for body in itertools.cycle(bodies))
+        endless = (to_request(fill(body, job.prefix, numbers)) for body in itertools.cycle(bodies))
     else:
-        endless = itertools.cycle([made(body) for body in bodies])
+        endless = itertools.cycle([to_request(body) for body in bodies])
     return itertools.islice(endless, job.requests or None)
 
 
 async def closed(ends: float) -> AsyncIterator[float]:
-    """Moments to send at: now, each time, until the end."""
+    """Yield the times to send at in a closed loop: always now, until the end."""
     while (now := time.monotonic()) < ends:
         yield now
 
 
 async def scheduled(slots: Iterator[float], ends: float) -> AsyncIterator[float]:
-    """Moments to send at: the next slot that no other connection has taken, awaited when it is to
-    come.
-    """
+    """Yield the times to send at in an open loop: wait for the next slot of all connections."""
     while (moment := next(slots)) < ends:
         if (early := moment - time.monotonic()) > 0:
             await asyncio.sleep(early)
@@ -136,21 +133,24 @@ async def scheduled(slots: Iterator[float], ends: float) -> AsyncIterator[float]
 
 
 async def drive(
-    connection: Connection, moments: AsyncIterator[float], supply: Iterator[bytes], tally: Tally
+    connection: Connection,
+    moments: AsyncIterator[float],
+    supply: Iterator[bytes],
+    progress: Progress,
 ) -> None:
-    """Send on one connection until the moments, the requests, or the connection are at an end."""
+    """Send on one connection until the time, the requests or the connection end."""
     async for moment in moments:
         if (message := next(supply, None)) is None:
             return
-        answer = await connection.ask(message)
-        tally.add(answer, time.monotonic() - moment)
+        answer = await connection.send(message)
+        progress.add(answer, time.monotonic() - moment)
         if answer is LOST:
             return
 
 
-async def run(job: Job) -> Slice:
-    """Do the job."""
-    loop, supply, tally = asyncio.get_running_loop(), messages(job), Tally(job.traffic.size)
+async def run(job: LoadJob) -> Slice:
+    """Run a job."""
+    loop, supply, progress = asyncio.get_running_loop(), messages(job), Progress(job.traffic.size)
     opened = [
         await loop.create_connection(Connection, "127.0.0.1", job.port)
         for _ in range(job.connections)
@@ -162,22 +162,25 @@ async def run(job: Job) -> Slice:
     def moments() -> AsyncIterator[float]:
         return scheduled(slots, ends) if slots else closed(ends)
 
-    await asyncio.gather(*(drive(connection, moments(), supply, tally) for _, connection in opened))
+    await asyncio.gather(
+        *(drive(connection, moments(), supply, progress) for _, connection in opened)
+    )
     ended = time.monotonic()
     for transport, _ in opened:
         transport.close()
-    return tally.slice(started, ended)
+    return progress.slice(started, ended)
 
 
-def job_from(text: str) -> Job:
-    """The job that `load` wrote."""
-    found = json.loads(text)
-    return Job(**found | {"traffic": Traffic(**found["traffic"])})
+def parse_job(text: str) -> LoadJob:
+    """Parse the job that `load` wrote."""
+    fields = json.loads(text)
+    fields["traffic"] = Traffic(**fields["traffic"])
+    return LoadJob(**fields)
 
 
 def main() -> None:
-    """Read the job, do it, print what it found."""
-    job = job_from(sys.stdin.read())
+    """Read a job, run it, and print its slice."""
+    job = parse_job(sys.stdin.read())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         print(json.dumps(asdict(runner.run(run(job)))))
 

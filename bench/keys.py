@@ -1,6 +1,4 @@
-"""A caller key as the gateway expects it: a prefix, 30 random characters, 6 of checksum over
-these.
-"""
+"""Caller keys in the gateway's form: a prefix, 30 random characters, 6 of checksum over these."""
 
 import secrets
 import string
@@ -11,7 +9,7 @@ PREFIX = "lpgw_"
 
 
 def base62(number: int, width: int) -> str:
-    """`number` in base 62, most significant digit first, padded with zeros to `width`."""
+    """Return `number` in base 62, padded with zeros to `width`."""
     digits = ""
     while number:
         number, digit = divmod(number, len(ALPHABET))
@@ -20,10 +18,10 @@ def base62(number: int, width: int) -> str:
 
 
 def with_checksum(stem: str) -> str:
-    """`stem` followed by the checksum that lets a mistyped key be refused without a look-up."""
+    """Add the checksum, by which the gateway refuses mistyped keys without a look-up."""
     return stem + base62(zlib.crc32(stem.encode()), 6)
 
 
 def make_key() -> str:
-    """A new caller key."""
+    """Return a new caller key."""
     return with_checksum(PREFIX + "".join(secrets.choice(ALPHABET) for _ in range(30)))

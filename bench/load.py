@@ -1,6 +1,4 @@
-"""Load on one server: by wrk where it is installed, else, and for counts and rates, by our own
-generator.
-"""
+"""Load on one server: by wrk if installed; else, and for counts and rates, by the generator."""
 
 import json
 import secrets
@@ -14,7 +12,7 @@ from bench import wrk
 from bench.bodies import Traffic, fill, make_bodies
 from bench.children import Child, ChildFailed
 from bench.figures import Slice
-from bench.generator import Job
+from bench.generator import LoadJob
 from bench.plan import Plan
 from bench.stage import Stage
 from bench.wire import Answer, acknowledged
@@ -24,14 +22,14 @@ BODIES = 64
 
 
 class Load:
-    """Puts load on servers of a stage, as the plan says."""
+    """The source of load for the servers of a stage."""
 
     def __init__(self, stage: Stage, plan: Plan) -> None:
         self._stage, self._plan = stage, plan
         self.wrk = shutil.which("wrk")
 
     def slice(self, child: Child, traffic: Traffic, connections: int | None = None) -> Slice:
-        """One slice of the greatest load that the server takes."""
+        """Measure a slice of the greatest load that the server can take."""
         connections = connections or self._plan.connections
         if not self.wrk:
             job = replace(self._job(child, traffic, self._plan.slice), connections=connections)
@@ -47,13 +45,13 @@ class Load:
         return replace(wrk.parse(printed, traffic.size), rss=child.rss())
 
     def warm(self, child: Child, traffic: Traffic) -> None:
-        """See that requests are answered as they should be; raises ChildFailed where one is not."""
+        """Warm a server up, and check its responses. Raises ChildFailed if one is wrong."""
         self._probe(child, traffic)
         job = self._job(child, traffic, self._plan.warm)
-        found = self._generate(child, job, self._stage.load_core)
-        if found.failed:
-            told = f"{found.failed} of {found.requests} requests"
-            raise ChildFailed(f"{child.name} failed {told}\n{child.log_end()}")
+        warm_up = self._generate(child, job, self._stage.load_core)
+        if warm_up.failed:
+            failures = f"{warm_up.failed} of {warm_up.requests} requests"
+            raise ChildFailed(f"{child.name} failed {failures}\n{child.log_end()}")
 
     def _probe(self, child: Child, traffic: Traffic) -> None:
         template = make_bodies(traffic, 1, self._plan.users)[0].encode()
@@ -61,11 +59,11 @@ class Load:
             child, traffic, fill(template, self._prefix(), iter(range(traffic.size)))
         )
         if acknowledged(answer, traffic.size) != traffic.size:
-            told = f"{answer.status}: {answer.body[:500]!r}"
-            raise ChildFailed(f"{child.name} answered {told}\n{child.log_end()}")
+            response = f"{answer.status}: {answer.body[:500]!r}"
+            raise ChildFailed(f"{child.name} answered {response}\n{child.log_end()}")
 
     def paced(self, child: Child, traffic: Traffic, *, rate: float, seconds: float) -> Slice:
-        """An open loop of `rate` requests a second."""
+        """Measure an open loop of `rate` requests per second."""
         job = replace(
             self._job(child, traffic, seconds), rate=rate, connections=4 * self._plan.connections
         )
@@ -81,7 +79,7 @@ class Load:
         connections: int,
         pinned: bool = True,
     ) -> Slice:
-        """A fixed count of items as fast as they are taken, within `limit` seconds."""
+        """Send a fixed count of items as fast as they are accepted, within `limit` seconds."""
         requests = items // traffic.size
         job = replace(self._job(child, traffic, limit), requests=requests, connections=connections)
         distinct = requests if traffic.size * requests <= 200_000 else BODIES
@@ -89,8 +87,8 @@ class Load:
             child, replace(job, bodies=distinct), self._stage.load_core if pinned else None
         )
 
-    def _job(self, child: Child, traffic: Traffic, seconds: float) -> Job:
-        return Job(
+    def _job(self, child: Child, traffic: Traffic, seconds: float) -> LoadJob:
+        return LoadJob(
             port=child.port,
             key=self._stage.key,
             traffic=traffic,
@@ -101,7 +99,7 @@ class Load:
             bodies=BODIES,
         )
 
-    def _generate(self, child: Child, job: Job, core: int | None) -> Slice:
+    def _generate(self, child: Child, job: LoadJob, core: int | None) -> Slice:
         argv = [sys.executable, "-m", "bench.generator"]
         text = json.dumps(asdict(job))
         printed = self._stage.fleet.run(argv, core=core, limit=job.seconds + MARGIN, text=text)

@@ -1,13 +1,11 @@
-"""How long a run measures, and how much it sends: the full run in four minutes, the quick one in
-one.
-"""
+"""The durations and amounts of a run: the full one in four minutes, the quick one in one."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Durations are in seconds; a limit ends a step that would take longer."""
+    """The durations in seconds and amounts of a run; a limit ends a step that would take longer."""
 
     rounds: int
     slice: int
@@ -18,7 +16,7 @@ class Plan:
     latency: float
     waiting_items: int
     loading_limit: float
-    turns: int
+    memory_pairs: int
     connections: int = 64
     seed_connections: int = 4
     users: int = 2_000
@@ -35,7 +33,7 @@ FULL = Plan(
     latency=8.0,
     waiting_items=1_000_000,
     loading_limit=70.0,
-    turns=3,
+    memory_pairs=3,
 )
 
 QUICK = Plan(
@@ -48,5 +46,5 @@ QUICK = Plan(
     latency=3.0,
     waiting_items=100_000,
     loading_limit=8.0,
-    turns=2,
+    memory_pairs=2,
 )

@@ -1,6 +1,4 @@
-"""From figures to what is read: rows with their targets, the table, the JSON document, the exit
-status.
-"""
+"""The report of a run: rows with targets, the table, the JSON document, the exit status."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +22,7 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and the bound that it is held against."""
+    """A figure and its bound."""
 
     text: str
     got: float
@@ -33,12 +31,13 @@ class Target:
 
     @property
     def met(self) -> bool:
+        """True if the figure is within the bound."""
         return self.got >= self.bound if self.at_least else self.got <= self.bound
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; what a scenario does not measure stays `None`."""
+    """A line of the table; a figure that the scenario does not measure is None."""
 
     name: str
     rate: float | None = None
@@ -63,9 +62,7 @@ def summarise(
     targets: tuple[Target, ...] = (),
     notes: tuple[str, ...] = (),
 ) -> Row:
-    """One row from all rounds: medians of rate and latency, the greatest memory, the sum of
-    failures.
-    """
+    """Make one row of all rounds: median rate and latency, greatest memory, sum of failures."""
     return Row(
         name=name,
         rate=median(s.rate for s in slices),
@@ -105,7 +102,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The table as text: names and targets to the left, numbers to the right, notes below."""
+    """Return the table as text, with the notes below."""
     lines = [HEADINGS, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     drawn = [_draw(line, widths) for line in lines]
@@ -122,11 +119,9 @@ def _draw(line: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def document(rows: Sequence[Row], about: dict[str, object]) -> dict[str, object]:
-    """What `--json` writes: the machine and the plan, then every row with its slices and
-    targets.
-    """
-    return {**about, "rows": [_record(row) for row in rows], "exit_status": exit_status(rows)}
+def document(rows: Sequence[Row], facts: dict[str, object]) -> dict[str, object]:
+    """Return the document of `--json`: machine and plan, all rows with slices and targets."""
+    return {**facts, "rows": [_record(row) for row in rows], "exit_status": exit_status(rows)}
 
 
 def _record(row: Row) -> dict[str, object]:
@@ -135,5 +130,5 @@ def _record(row: Row) -> dict[str, object]:
 
 
 def exit_status(rows: Sequence[Row]) -> int:
-    """1 when a request failed or an acknowledged item was lost; a missed target is no error."""
+    """Return 1 if a request failed or an acknowledged item was lost; missed targets are allowed."""
     return 1 if any(row.failed or row.lost for row in rows) else 0

@@ -1,4 +1,4 @@
-"""How each server of a run is started: with which command, which environment, on which core."""
+"""The servers of a run: their commands, environments and cores."""
 
 import itertools
 import os
@@ -11,20 +11,18 @@ _OURS = ("LEANPLUM_", "GATEWAY_", "BENCH_")
 
 
 def cores() -> tuple[int, int]:
-    """The core for servers under test, and the one for load and upstream."""
+    """Return the core for the servers under test, and the one for load and upstream."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without the gateway's settings, so that a developer's own cannot colour the
-    figures.
-    """
+    """Return the environment without settings of the gateway, which would change the figures."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
 class Stage:
-    """Starts servers; all databases and logs live in `scratch`."""
+    """The starter of servers; all databases and logs are in `scratch`."""
 
     def __init__(self, fleet: Fleet, scratch: Path, key: str) -> None:
         self.fleet, self.scratch, self.key = fleet, scratch, key
@@ -32,16 +30,16 @@ class Stage:
         self._numbers = itertools.count(1)
 
     def echo(self) -> Child:
-        """Yardstick (a)."""
+        """Start yardstick (a)."""
         return self._uvicorn("echo", core=self.server_core, ready="/")
 
     def seed(self, upstream: Child) -> Child:
-        """Yardstick (b)."""
+        """Start yardstick (b)."""
         env = {"BENCH_UPSTREAM": f"{upstream.url}/api"}
         return self._uvicorn("seed", core=self.server_core, ready="/readyz", env=env)
 
     def upstream(self, *, delay: float = 0.0, fail_each: int = 0, pinned: bool = True) -> Child:
-        """A Leanplum that says yes; but to every `fail_each`-th call that it is unavailable."""
+        """Start a Leanplum that accepts all but every `fail_each`-th call, which gets a 503."""
         core = self.load_core if pinned else None
         env = {"BENCH_UPSTREAM_DELAY": str(delay), "BENCH_UPSTREAM_FAIL_EACH": str(fail_each)}
         return self._uvicorn("upstream", core=core, ready="/stats", env=env)
@@ -49,9 +47,7 @@ class Stage:
     def gateway(
         self, upstream: Child, *, delivery: bool = False, pinned: bool = True, without: str = ""
     ) -> Child:
-        """The gateway on a database of its own; `without` one of its parts
-        (`bench/servers/without.py`).
-        """
+        """Start a gateway on its own database, if need be `without` a part (servers/without.py)."""
         port, name = free_port(), f"gateway-{next(self._numbers)}"
         module = ["bench.servers.without", without] if without else ["app"]
         argv = [sys.executable, "-m", *module, "serve", "--port", str(port)]
@@ -65,7 +61,7 @@ class Stage:
         )
 
     def _settings(self, name: str, upstream: Child) -> dict[str, str]:
-        """The limiter stays on, with a limit that is never reached; stopping takes no time."""
+        """Return the settings: limits that are never reached, and no time to drain."""
         return {
             "LEANPLUM_APP_ID": "app_bench",
             "LEANPLUM_PRODUCTION_KEY": "prod_bench",

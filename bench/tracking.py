@@ -1,9 +1,9 @@
-"""What enrichment, the tracking plan and the taxonomy cost a batch: `python -m bench.tracking`.
+"""The cost of enrichment, tracking plan and taxonomy for a batch: `python -m bench.tracking`.
 
-Bodies of 100 items are judged with nothing beside the rules, with names counted, with a plan of 200
-events under enforce too, and with enrichment's default steps too; and whole gateways take them. One
-after the other in rounds, so that what else the machine does meets all alike. CPU time of the
-process, the medians of the rounds' ratios.
+Bodies of 100 items are validated by the rules alone, then with names counted, then also with a plan
+of 200 events under enforce, then also with enrichment's default steps; and whole gateways accept
+them. The variants alternate in rounds, so that other load on the machine affects all alike. Figures
+are CPU time of the process, as medians of the ratios within a round.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ EVENTS, SIZE, BODIES = 200, 100, 50
 ROUNDS, AT_ONCE = 40, 5
 
 
-def plan() -> str:
-    """200 events of an ordinary plan, as a file's text (JSON is YAML)."""
+def plan_text() -> str:
+    """Return the text of an ordinary plan file with 200 events (JSON is YAML)."""
     params = {
         "properties": {
             "sku": {"$ref": "#/definitions/sku"},
@@ -68,7 +68,7 @@ def plan() -> str:
 
 
 def bodies() -> list[bytes]:
-    """Batches of items that the plan likes."""
+    """Return batches of items that the plan accepts."""
     rng = random.Random(20_240_229)
     return [orjson.dumps({"items": [_item(rng) for _ in range(SIZE)]}) for _ in range(BODIES)]
 
@@ -94,65 +94,64 @@ NOTHING, NAMES, PLAN, ALL = "rules alone", "+ names", "+ plan", "+ enrichment"
 OFF = "[steps]\n" + "".join(f"{step} = false\n" for step in STEPS)
 
 
-async def compared(steps: dict[str, Step], first: str) -> dict[str, tuple[float, float]]:
-    """CPU microseconds of an item, and the median ratio to the step `first`, by step."""
+async def compare(steps: dict[str, Step], first: str) -> dict[str, tuple[float, float]]:
+    """Return the CPU microseconds per item and the median ratio to the step `first`, by step."""
     rounds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(ROUNDS):
         names = [*steps] if number % 2 else [*reversed(steps)]
         for name in names:
-            began = time.process_time()  # of all threads
+            began = time.process_time()
             await steps[name]()
             rounds[name].append((time.process_time() - began) / (SIZE * BODIES) * 1e6)
-    return {
-        name: (
-            statistics.median(found),
-            statistics.median(one / base for one, base in zip(found, rounds[first], strict=True)),
-        )
-        for name, found in rounds.items()
-    }
+    figures: dict[str, tuple[float, float]] = {}
+    for name, times in rounds.items():
+        ratios = [time_ / base for time_, base in zip(times, rounds[first], strict=True)]
+        figures[name] = statistics.median(times), statistics.median(ratios)
+    return figures
 
 
-def judging(sent: list[bytes]) -> dict[str, Step]:
-    """Reading and judging alone."""
+def validation_steps(sent: list[bytes]) -> dict[str, Step]:
+    """Return the steps that validate bodies, without the rest of the gateway."""
     plans, names, caps = (
-        load_plans({"plan": plan()}).plans,
+        load_plans({"plan": plan_text()}).plans,
         AppNames(),
         NameLimits({kind: TAXONOMY[kind] for kind in NAME_KINDS}, 0.9),
     )
     enrichment = EnrichmentService(None, None, b"0" * 32)
     assert plans is not None
-    of = plans.of("default")
+    app_plan = plans.of("default")
 
-    def step(refiner: Callable[[], ItemSteps]) -> Step:
-        async def judge() -> None:
+    def step(make_steps: Callable[[], ItemSteps]) -> Step:
+        async def validate_all() -> None:
             for body in sent:
-                made_ = refiner()
-                found = validate.fast_batch(body, made_)
-                assert found is not None
-                if isinstance(made_, PlanChecker) and made_.has_new_names:
-                    new = {name for of_item in made_.new_names(found) for name in of_item}
-                    made_.claim(new)
-                    names.release(new, ())
+                steps = make_steps()
+                batch = validate.fast_batch(body, steps)
+                assert batch is not None
+                if isinstance(steps, PlanChecker) and steps.has_new_names:
+                    item_names = steps.new_names(batch)
+                    new_names = {name for names_of_item in item_names for name in names_of_item}
+                    steps.claim(new_names)
+                    names.release(new_names, ())
 
-        return judge
+        return validate_all
 
     return {
         NOTHING: step(lambda: NO_STEPS),
         NAMES: step(lambda: PlanChecker(NO_STEPS, None, names, caps, "enforce")),
-        PLAN: step(lambda: PlanChecker(NO_STEPS, of, names, caps, "enforce")),
+        PLAN: step(lambda: PlanChecker(NO_STEPS, app_plan, names, caps, "enforce")),
         ALL: step(
             lambda: PlanChecker(
-                enrichment.enricher("default", "key", now_ms()), of, names, caps, "enforce"
+                enrichment.enricher("default", "key", now_ms()), app_plan, names, caps, "enforce"
             )
         ),
     }
 
 
-async def measured(sent: list[bytes]) -> None:
-    """Print both; gateways have a database of their own each, and deliver nothing."""
-    told("judging", await compared(judging(sent), NOTHING))
+async def measure(sent: list[bytes]) -> None:
+    """Measure and print both; each gateway has its own database, and delivers nothing."""
+    print_figures("validate", await compare(validation_steps(sent), NOTHING))
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "plan.yaml").write_text(plan())
+        (Path(folder) / "plan.yaml").write_text(plan_text())
         (Path(folder) / "off.toml").write_text(OFF)
         apps = {
             name: create_app(_settings(folder, name), delivery=False) for name in (NAMES, PLAN, ALL)
@@ -160,17 +159,18 @@ async def measured(sent: list[bytes]) -> None:
         async with AsyncExitStack() as stack:
             for app in apps.values():
                 await stack.enter_async_context(app.router.lifespan_context(app))
-            steps = {name: _posting(app, sent) for name, app in apps.items()}
+            steps = {name: _post_step(app, sent) for name, app in apps.items()}
             for step in steps.values():
                 await step()
-            told("accepting", await compared(steps, NAMES))
+            print_figures("accept", await compare(steps, NAMES))
 
 
-def told(what: str, found: dict[str, tuple[float, float]]) -> None:
-    """Print the figures."""
-    for name, (micro, ratio) in found.items():
+def print_figures(title: str, figures: dict[str, tuple[float, float]]) -> None:
+    """Print one line for each variant."""
+    for name, (microseconds, ratio) in figures.items():
         print(
-            f"{what:<10} {name:<14} {micro:6.2f} µs an item; CPU x {ratio:.3f}, throughput {1 / ratio - 1:+.1%}"
+            f"{title:<10} {name:<14} {microseconds:6.2f} µs an item; "
+            f"CPU x {ratio:.3f}, throughput {1 / ratio - 1:+.1%}"
         )
 
 
@@ -191,13 +191,22 @@ def _settings(folder: str, name: str) -> Settings:
     )
 
 
-def _posting(app: Any, sent: list[bytes]) -> Step:
+def _post_step(app: Any, sent: list[bytes]) -> Step:
     headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-        "path": "/v1/batch", "raw_path": b"/v1/batch", "query_string": b"", "root_path": "", "headers": headers,
-        "client": ("127.0.0.1", 1), "server": ("gateway", 80),
-    }  # fmt: skip
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/v1/batch",
+        "raw_path": b"/v1/batch",
+        "query_string": b"",
+        "root_path": "",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("gateway", 80),
+    }
 
     async def post(body: bytes) -> None:
         async def receive() -> Any:
@@ -218,7 +227,7 @@ def _posting(app: Any, sent: list[bytes]) -> Step:
 def main() -> None:
     """Measure and print."""
     configure_logging("error", "json")
-    asyncio.run(measured(bodies()))
+    asyncio.run(measure(bodies()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,4 @@
-"""HTTP/1.1 as bytes, as little of it as a load generator needs: requests written, answers read by
-length.
-"""
+"""HTTP/1.1 as bytes, only as far as a load generator needs it: requests, and sized responses."""
 
 import re
 from typing import NamedTuple
@@ -11,13 +9,14 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class Answer(NamedTuple):
-    """A status and a body; status 0 is a connection that was lost before its answer came."""
+    """A response; status 0 is a connection that was lost before the response came."""
 
     status: int
     body: bytes
 
     @property
     def ok(self) -> bool:
+        """True for a 2xx status."""
         return 200 <= self.status < 300
 
 
@@ -25,7 +24,7 @@ LOST = Answer(0, b"")
 
 
 def request(port: int, path: str, key: str, body: bytes) -> bytes:
-    """A whole POST."""
+    """Return a whole POST request."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -34,9 +33,7 @@ def request(port: int, path: str, key: str, body: bytes) -> bytes:
 
 
 def read_answer(received: bytes | bytearray) -> Answer | None:
-    """The answer, once all of it has come; `LOST` without a Content-Length, since its end cannot be
-    told.
-    """
+    """Return the response once it is complete; `LOST` without a Content-Length to find its end."""
     end = received.find(_HEAD_END)
     if end < 0:
         return None
@@ -45,13 +42,13 @@ def read_answer(received: bytes | bytearray) -> Answer | None:
         return LOST
     start = end + len(_HEAD_END)
     stop = start + int(length[1])
-    return (
-        Answer(int(received[9:12]), bytes(received[start:stop])) if len(received) >= stop else None
-    )
+    if len(received) < stop:
+        return None
+    return Answer(int(received[9:12]), bytes(received[start:stop]))
 
 
 def acknowledged(answer: Answer, size: int) -> int:
-    """How many items of a request of `size` this answer promises."""
+    """Return how many items of a request of `size` the response acknowledges."""
     if not answer.ok:
         return 0
     if size == 1:

@@ -1,6 +1,4 @@
-"""wrk's side: the script that makes it post our bodies, and the line that the script prints at the
-end.
-"""
+"""The script that makes wrk post our bodies, and the parser of the line that it prints."""
 
 import json
 from collections.abc import Sequence
@@ -47,9 +45,7 @@ end
 
 
 def script(bodies: Sequence[str], key: str, prefix: str, *, ids: bool) -> str:
-    """A wrk script that posts `bodies` in turn; with `ids`, every id mark becomes an id never sent
-    before.
-    """
+    """Return a script that posts `bodies` in turn; with `ids`, id marks become unique ids."""
     return _SCRIPT % {
         "key": key,
         "bodies": ",\n".join(f"[==[{body}]==]" for body in bodies),
@@ -61,9 +57,7 @@ def script(bodies: Sequence[str], key: str, prefix: str, *, ids: bool) -> str:
 
 
 def parse(output: str, size: int) -> Slice:
-    """What wrk found, for requests of `size` items each. Raises ValueError when there is no
-    line.
-    """
+    """Parse the output, for requests of `size` items. Raises ValueError if it has no result."""
     lines = [line for line in output.splitlines() if line.startswith(MARK)]
     if not lines:
         raise ValueError(f"wrk printed no result: {output[-500:]!r}")

@@ -1,1 +1,1 @@
-"""What is measured: each module makes one group of rows, and needs nothing of the others."""
+"""The measurements: each module makes one group of rows, independent of the others."""

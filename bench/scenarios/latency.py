@@ -1,6 +1,4 @@
-"""Row (f): how long a caller waits at half of the greatest load, counted from when the request was
-due.
-"""
+"""Row (f): latency at half of the greatest load, counted from when a request is due."""
 
 from dataclasses import replace
 
@@ -11,7 +9,7 @@ from bench.scenarios.setting import Setting
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Find the greatest load on a fresh gateway, then send half of it."""
+    """Measure the greatest load of a new gateway, then send half of it."""
     gateway = setting.stage.gateway(setting.upstream)
     setting.load.warm(gateway, EVENT)
     greatest = setting.load.slice(gateway, EVENT)
@@ -20,7 +18,7 @@ def measure(setting: Setting) -> list[Row]:
 
 
 def row(found: Slice, greatest: Slice) -> Row:
-    """Figures and target of the half load."""
+    """Return figures and target of the half load."""
     return summarise(
         "(f) single events at half load",
         [replace(found, failed=found.failed + greatest.failed)],

@@ -1,6 +1,4 @@
-"""Rows (g): memory when idle and with many items waiting, and whether a full queue slows
-accepting.
-"""
+"""Rows (g): memory when idle and with many items waiting, and accepting with a full queue."""
 
 from bench.bodies import BATCH, BIG_BATCH
 from bench.children import Child
@@ -12,7 +10,7 @@ CONNECTIONS = 8
 
 
 def measure(setting: Setting) -> list[Row]:
-    """One gateway is filled; then it and a fresh, empty one take turns."""
+    """Fill one gateway; then measure it and a new, empty one alternately."""
     full = setting.stage.gateway(setting.upstream)
     idle = full.rss()
     setting.load.warm(full, BATCH)
@@ -23,14 +21,14 @@ def measure(setting: Setting) -> list[Row]:
         limit=setting.plan.loading_limit,
         connections=CONNECTIONS,
     )
-    turns = [_turn(setting, full) for _ in range(setting.plan.turns)]
-    return [_idle(idle), _waiting(loaded, setting.plan.waiting_items), _full(turns, loaded.items)]
+    pairs = [_pair(setting, full) for _ in range(setting.plan.memory_pairs)]
+    return [_idle(idle), _waiting(loaded, setting.plan.waiting_items), _full(pairs, loaded.items)]
 
 
-def _turn(setting: Setting, full: Child) -> tuple[Slice, Slice]:
-    """The full one, then an empty one that starts anew so that it is empty each time."""
+def _pair(setting: Setting, full: Child) -> tuple[Slice, Slice]:
+    """Measure the full gateway, then a newly started one, which is empty."""
     with_full = setting.load.slice(full, BATCH)
-    with full.asleep():
+    with full.paused():
         empty = setting.stage.gateway(setting.upstream)
         setting.load.warm(empty, BATCH)
         with_empty = setting.load.slice(empty, BATCH)
@@ -45,23 +43,21 @@ def _idle(rss: float) -> Row:
 
 
 def _waiting(loaded: Slice, wanted: int) -> Row:
-    notes = (
-        ()
-        if loaded.items >= wanted
-        else (f"loading was cut off by its limit: {wanted:,} were wanted",)
-    )
+    notes: tuple[str, ...] = ()
+    if loaded.items < wanted:
+        notes = (f"loading was cut off by its limit: {wanted:,} were wanted",)
     targets = (Target("<= 300 MB", loaded.rss, 300, at_least=False),)
     return summarise(
         f"(g) {loaded.items:,} waiting, by 1,000s", [loaded], targets=targets, notes=notes
     )
 
 
-def _full(turns: list[tuple[Slice, Slice]], waiting: int) -> Row:
-    full, empty = [turn[0] for turn in turns], [turn[1] for turn in turns]
+def _full(pairs: list[tuple[Slice, Slice]], waiting: int) -> Row:
+    full, empty = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     share = median_ratio(full, empty)
     return summarise(
         f"(g) batches with {waiting:,} waiting",
         full,
         targets=(Target(">= 0.85 of empty", share, 0.85),),
-        notes=(f"{share:.2f} of the empty queue's rate, median of {len(turns)} turns",),
+        notes=(f"{share:.2f} of the empty queue's rate, median of {len(pairs)} pairs",),
     )

@@ -1,5 +1,7 @@
-"""Rows (h): how much longer a relayed call takes through the gateway than to the simulator itself,
-at 200 calls a second; and through nginx as a plain proxy, where it is installed.
+"""Rows (h): latency that the gateway adds to a relayed call, at 200 calls per second.
+
+Compared with the same calls to the simulator itself and, if nginx is installed, through nginx as a
+plain proxy.
 """
 
 import shutil
@@ -17,42 +19,43 @@ QUERY = "/api?appId=app_bench&action=multi&time=1700000000&clientKey="
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Take turns: direct, gateway, nginx; differences are taken within a round."""
+    """Measure direct, gateway and nginx in rounds; differences are taken within a round."""
     stage = setting.stage
     simulator = _simulator(stage)
     gateway = stage.gateway(simulator, delivery=True)
-    ways = {"direct": (simulator, "prod_bench"), "gateway": (gateway, stage.key)}
+    routes = {"direct": (simulator, "prod_bench"), "gateway": (gateway, stage.key)}
     if shutil.which("nginx"):
-        ways["nginx"] = (_nginx(stage, simulator), "prod_bench")
-    found: dict[str, list[Slice]] = {name: [] for name in ways}
+        routes["nginx"] = (_nginx(stage, simulator), "prod_bench")
+    slices_by_name: dict[str, list[Slice]] = {name: [] for name in routes}
     for _ in range(setting.plan.rounds + 1):
-        for name, (child, key) in ways.items():
+        for name, (child, key) in routes.items():
             traffic = Traffic(QUERY + key, relayed=True)
-            found[name].append(
+            slices_by_name[name].append(
                 setting.load.paced(child, traffic, rate=RATE, seconds=setting.plan.latency)
             )
-    # The first round warms up
-    return [row(name, slices[1:], found["direct"][1:]) for name, slices in found.items()]
+    # The first round only warms the servers up.
+    return [
+        row(name, slices[1:], slices_by_name["direct"][1:])
+        for name, slices in slices_by_name.items()
+    ]
 
 
 def row(name: str, slices: list[Slice], direct: list[Slice]) -> Row:
-    """The figures of one way; the gateway's additions are held against what was asked for."""
-    p50 = _middle([one.p50 - base.p50 for one, base in zip(slices, direct, strict=True)])
-    p99 = _middle([one.p99 - base.p99 for one, base in zip(slices, direct, strict=True)])
+    """Return the figures of one route; the gateway's added latency has targets."""
+    p50 = _middle([measured.p50 - base.p50 for measured, base in zip(slices, direct, strict=True)])
+    p99 = _middle([measured.p99 - base.p99 for measured, base in zip(slices, direct, strict=True)])
     targets = (
         Target("p50 <= +3 ms", p50, 3, at_least=False),
         Target("p99 <= +10 ms", p99, 10, at_least=False),
     )
-    added = (
-        ()
-        if name == "direct"
-        else (f"adds {p50:.2f} ms at the median, {p99:.2f} ms at the 99th percentile",)
-    )
+    notes: tuple[str, ...] = ()
+    if name != "direct":
+        notes = (f"adds {p50:.2f} ms at the median, {p99:.2f} ms at the 99th percentile",)
     return summarise(
         f"(h) getVars at {RATE:.0f}/s, {name}",
         slices,
         targets=targets if name == "gateway" else (),
-        notes=added,
+        notes=notes,
     )
 
 
@@ -74,16 +77,20 @@ def _simulator(stage: Stage) -> Child:
     )
 
 
-CONFIG = """daemon off; pid {scratch}/nginx.pid; error_log {scratch}/nginx-errors.log; worker_processes 1;
+CONFIG = """daemon off; pid {scratch}/nginx.pid; worker_processes 1;
+error_log {scratch}/nginx-errors.log;
 events {{ worker_connections 1024; }}
 http {{
     access_log off;
     client_body_temp_path {scratch}/nginx-body; proxy_temp_path {scratch}/nginx-proxy;
-    fastcgi_temp_path {scratch}/nginx-f; uwsgi_temp_path {scratch}/nginx-u; scgi_temp_path {scratch}/nginx-s;
+    fastcgi_temp_path {scratch}/nginx-f; uwsgi_temp_path {scratch}/nginx-u;
+    scgi_temp_path {scratch}/nginx-s;
     upstream leanplum {{ server 127.0.0.1:{upstream}; keepalive 64; }}
     server {{
         listen 127.0.0.1:{port};
-        location / {{ proxy_pass http://leanplum; proxy_http_version 1.1; proxy_set_header Connection ""; }}
+        location / {{
+            proxy_pass http://leanplum; proxy_http_version 1.1; proxy_set_header Connection "";
+        }}
     }}
 }}
 """

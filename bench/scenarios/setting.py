@@ -1,6 +1,4 @@
-"""What every scenario is given: the stage, the load, the plan, and the two yardsticks that stay
-up.
-"""
+"""The setting of all scenarios: stage, load, plan, and the two yardsticks."""
 
 import json
 import urllib.request
@@ -17,7 +15,7 @@ from bench.stage import Stage
 
 @dataclass(frozen=True)
 class Setting:
-    """One run's equipment; echo and seed are paused except while they are measured."""
+    """The servers and tools of a run; echo and seed are paused except while they are measured."""
 
     stage: Stage
     load: Load
@@ -28,27 +26,27 @@ class Setting:
 
     @classmethod
     def prepare(cls, stage: Stage, plan: Plan) -> "Setting":
-        """Start the yardsticks and see that each works."""
+        """Start the yardsticks, and check that each works."""
         load, upstream = Load(stage, plan), stage.upstream()
         echo, seed = stage.echo(), stage.seed(upstream)
         for child in (echo, seed):
-            with child.awake():
+            with child.resumed():
                 load.warm(child, EVENT)
         return cls(stage, load, plan, upstream, echo, seed)
 
     def measure_a(self) -> Slice:
-        """A slice of yardstick (a)."""
-        with self.echo.awake():
+        """Measure a slice of yardstick (a)."""
+        with self.echo.resumed():
             return self.load.slice(self.echo, EVENT)
 
     def measure_b(self) -> Slice:
-        """A slice of yardstick (b), with the few connections at which its HTTP client does best."""
-        with self.seed.awake():
+        """Measure a slice of yardstick (b), with the few connections that suit its client best."""
+        with self.seed.resumed():
             return self.load.slice(self.seed, EVENT, self.plan.seed_connections)
 
 
-def seen_by(upstream: Child) -> dict[str, Any]:
-    """What an upstream has counted so far."""
+def read_counts(upstream: Child) -> dict[str, Any]:
+    """Return the counts of an upstream."""
     with urllib.request.urlopen(f"{upstream.url}/stats", timeout=5) as answer:
-        found: dict[str, Any] = json.load(answer)
-        return found
+        counts: dict[str, Any] = json.load(answer)
+        return counts

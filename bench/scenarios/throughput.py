@@ -1,6 +1,4 @@
-"""Rows (a) to (d): yardsticks and accept path in rounds, on one core, one server at work at a
-time.
-"""
+"""Rows (a) to (d): yardsticks and accepting in rounds, on one core, one server at a time."""
 
 from bench.bodies import BATCH, BATCH_WITH_IDS, EVENT, Traffic
 from bench.children import Child
@@ -12,11 +10,11 @@ Rounds = dict[str, list[Slice]]
 
 
 def measure(setting: Setting) -> list[Row]:
-    """The rounds, as rows."""
+    """Measure all rounds."""
     gateways = [setting.stage.gateway(setting.upstream) for _ in range(3)]
     planned = list(zip(("c", "d", "d-id"), gateways, (EVENT, BATCH, BATCH_WITH_IDS), strict=True))
     for _, gateway, traffic in planned:
-        with gateway.awake():
+        with gateway.resumed():
             setting.load.warm(gateway, traffic)
     rounds: Rounds = {"a": [], "b": [], "c": [], "d": [], "d-id": []}
     for _ in range(setting.plan.rounds):
@@ -28,12 +26,12 @@ def _one_round(setting: Setting, planned: list[tuple[str, Child, Traffic]], roun
     rounds["a"].append(setting.measure_a())
     rounds["b"].append(setting.measure_b())
     for name, gateway, traffic in planned:
-        with gateway.awake():
+        with gateway.resumed():
             rounds[name].append(setting.load.slice(gateway, traffic))
 
 
 def rows(rounds: Rounds) -> list[Row]:
-    """Figures and targets of the rounds."""
+    """Return figures and targets of the rounds."""
     to_a = {name: median_ratio(slices, rounds["a"]) for name, slices in rounds.items()}
     to_b = {name: median_ratio(slices, rounds["b"]) for name, slices in rounds.items()}
     targets = {

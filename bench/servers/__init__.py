@@ -1,1 +1,1 @@
-"""The servers that the gateway is measured beside, each an ASGI app that uvicorn runs."""
+"""The servers that the gateway is compared with or sends to, as ASGI apps run by uvicorn."""

@@ -1,7 +1,6 @@
-"""Yardstick (b): the seed way: validate the event, forward it by one upstream call, answer when
-that is done.
+"""Yardstick (b), a plain proxy: validate an event, send it upstream in one call, then answer.
 
-Its client keeps a connection for every caller, so that it is measured at its best.
+The client keeps a connection for every caller, so that the proxy is measured at its best.
 """
 
 import os
@@ -15,7 +14,7 @@ from pydantic import BaseModel
 
 
 class State(TypedDict):
-    """What lives as long as the app."""
+    """The state of the app."""
 
     client: httpx.AsyncClient
 
@@ -32,7 +31,7 @@ class Event(BaseModel):
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[State]:
-    """One HTTP client for the whole life of the app."""
+    """Keep one HTTP client for the lifetime of the app."""
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
     async with httpx.AsyncClient(base_url=os.environ["BENCH_UPSTREAM"], limits=limits) as client:
         yield {"client": client}
@@ -43,13 +42,13 @@ app = FastAPI(lifespan=lifespan)
 
 @app.get("/readyz")
 async def ready() -> dict[str, str]:
-    """The app is up."""
+    """Answer that the app is up."""
     return {"status": "ok"}
 
 
 @app.post("/v1/events")
 async def track(event: Event, request: Request) -> dict[str, bool]:
-    """Forward one event, and pass on whether it was taken."""
+    """Forward one event, and answer with its result."""
     credentials = {"appId": "app_bench", "clientKey": "prod_bench", "apiVersion": "1.0.6"}
     client: httpx.AsyncClient = request.state.client
     body = credentials | event.model_dump(exclude_none=True)

@@ -1,8 +1,7 @@
-"""The upstream: says yes to every entry of a call after a set delay, and remembers the request ids
-it saw.
+"""The upstream: accepts every entry of a call after a delay, and records the request ids.
 
-`GET /stats` tells how many calls, distinct request ids and repeated ones came, and when the last
-new one did (on CLOCK_MONOTONIC, which all processes of a machine share).
+`GET /stats` returns the number of calls, of distinct and repeated request ids, and the time of the
+last new one (on CLOCK_MONOTONIC, which all processes of a machine share).
 """
 
 import asyncio
@@ -16,12 +15,12 @@ from typing import Any
 from bench.servers.echo import Receive, Send, answer, read_body
 
 DELAY = float(os.environ.get("BENCH_UPSTREAM_DELAY", "0"))
-FAIL_EACH = int(os.environ.get("BENCH_UPSTREAM_FAIL_EACH", "0"))  # every n-th call fails; 0: none
+FAIL_EACH = int(os.environ.get("BENCH_UPSTREAM_FAIL_EACH", "0"))  # every nth call fails; 0: none
 
 
 @dataclass
-class Seen:
-    """What has arrived so far."""
+class ArrivalCounts:
+    """The calls and request ids that have arrived."""
 
     calls: int = 0
     failed: int = 0
@@ -42,37 +41,39 @@ class Seen:
             self.last_new = time.monotonic()
 
     def stats(self) -> dict[str, Any]:
-        """The counts, without the ids."""
+        """Return the counts, without the ids."""
         return {name: value for name, value in asdict(self).items() if name != "ids"}
 
 
 def entries_of(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The entries of a `multi` call, or a single call as its only entry."""
+    """Return the entries of a `multi` call, or a single call as its only entry."""
     entries = body.get("data", [body])
-    found: list[Mapping[str, Any]] = json.loads(entries) if isinstance(entries, str) else entries
-    return found
+    decoded: list[Mapping[str, Any]] = entries
+    if isinstance(entries, str):
+        decoded = json.loads(entries)
+    return decoded
 
 
 def reply_to(entries: Iterable[Mapping[str, Any]]) -> bytes:
-    """Success for each entry, in order, with its request id."""
+    """Return success for each entry, in order, with its request id."""
     response = [{"success": True, "reqId": entry.get("reqId")} for entry in entries]
     return json.dumps({"response": response}).encode()
 
 
-SEEN = Seen()
+COUNTS = ArrivalCounts()
 
 
 async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Take a call, or tell what was taken."""
+    """Accept a call, or return the counts."""
     if scope["method"] == "GET":
-        await answer(send, json.dumps(SEEN.stats()).encode())
+        await answer(send, json.dumps(COUNTS.stats()).encode())
         return
     entries = entries_of(json.loads(await read_body(receive)))
-    failing = FAIL_EACH and (SEEN.calls + SEEN.failed) % FAIL_EACH == FAIL_EACH - 1
+    failing = FAIL_EACH and (COUNTS.calls + COUNTS.failed) % FAIL_EACH == FAIL_EACH - 1
     if failing:
-        SEEN.failed += 1
+        COUNTS.failed += 1
     else:
-        SEEN.add(entry["reqId"] for entry in entries if "reqId" in entry)
+        COUNTS.add(entry["reqId"] for entry in entries if "reqId" in entry)
     if DELAY:
         await asyncio.sleep(DELAY)
     if failing:

@@ -1,7 +1,6 @@
-"""The gateway without one of its parts: `python -m bench.servers.without PART serve …`, for what
-that part costs.
+"""The gateway without a part, to measure its cost: `python -m bench.servers.without PART …`.
 
-The switches are here, not in the product: none of these parts can be turned off there.
+The arguments of the gateway follow. In the product none of these parts can be turned off.
 """
 
 import sys
@@ -15,26 +14,26 @@ from app.http.rate_limiting import RateLimiter
 from app.outbox import accept
 
 
-async def _take_nothing(
+async def _skip_limits(
     limiter: Any, context: Any, caller: Any, count: int, *, lends: bool = False
 ) -> None:
     context.rate_headers = ()
 
 
 def without_limits() -> None:
-    """Nothing is taken from any bucket, and no header tells of one."""
-    RateLimiter.take = _take_nothing  # type: ignore[method-assign,assignment]
+    """Remove rate limits and their headers."""
+    RateLimiter.take = _skip_limits  # type: ignore[method-assign,assignment]
 
 
 def without_audit() -> None:
-    """No record is made, nor a user's hash for one; nothing is ever sealed."""
+    """Remove audit records, and the hashes of users for them; nothing is ever sealed."""
     records.insert = lambda cursor, macs, records: None
     accept._record = lambda acceptance, taken, accepted: ""
     UserPseudonyms.of_all = lambda self, app, subjects: []  # type: ignore[method-assign]
 
 
 def without_memory() -> None:
-    """The audit knows no user from a moment ago, as where each call is about others."""
+    """Remove the audit's memory of users, as if each call were about other users."""
     of_all = UserPseudonyms.of_all
 
     def anew(self: UserPseudonyms, app: str, subjects: Iterable[str]) -> list[str]:

@@ -6,14 +6,14 @@ from contextlib import suppress
 from dataclasses import replace
 
 from bench.bodies import BATCH_WITH_IDS, EVENT
-from bench.generator import Job, messages, run
+from bench.generator import LoadJob, messages, run
 
-JOB = Job(
+JOB = LoadJob(
     port=0, key="lpgw_k", traffic=EVENT, seconds=5.0, connections=2, users=5, prefix="run", bodies=3
 )
 
 
-def against(job: Job, status: str) -> "tuple[int, int, int]":
+def against(job: LoadJob, status: str) -> "tuple[int, int, int]":
     """Run a job against a server that answers everything with `status`; requests, failed and
     items.
     """

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from bench.figures import Slice
 from bench.scenarios.delivery import Delivery, row
-from bench.servers.upstream import Seen, entries_of
+from bench.servers.upstream import ArrivalCounts, entries_of
 
 ACCEPTED = Slice(requests=10, failed=0, items=1_000, seconds=1.0, p50=1.0, p99=2.0)
 WHOLE = Delivery(ACCEPTED, distinct=1_000, repeated=0, calls=4, seconds=2.0)
@@ -20,14 +20,14 @@ def test_what_was_acknowledged_and_did_not_arrive_is_lost() -> None:
 
 
 def test_the_upstream_counts_each_request_id_once_and_repeats_apart() -> None:
-    seen = Seen()
+    seen = ArrivalCounts()
     seen.add(["a", "b"])
     seen.add(["b", "c"])
     assert (seen.calls, seen.distinct, seen.repeated) == (2, 3, 1)
 
 
 def test_a_repeat_does_not_move_the_time_of_the_last_arrival() -> None:
-    seen = Seen()
+    seen = ArrivalCounts()
     seen.add(["a"])
     moment = seen.last_new
     seen.add(["a"])

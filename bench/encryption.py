@@ -1,6 +1,7 @@
-"""`python -m bench.vault`: what sealing bodies and refusing erased users cost, as ratios of
-processor time to doing without. Paired: each round measures every variant once, so that what else
-the machine does strikes all of them.
+"""The cost of encrypting bodies and refusing erased users: `python -m bench.encryption`.
+
+Figures are ratios of processor time to the variant without. Each round measures every variant once,
+so that other load on the machine affects all of them.
 """
 
 import os
@@ -24,13 +25,16 @@ from app.outbox.erased_subjects import ActiveErasures
 from app.outbox.settle import Begin
 
 ITEMS, ROUNDS, PAGE = 100, 120, 5_000
-BODY = '{{"event":"Purchase","userId":"user-{user}","value":9.99,"currencyCode":"EUR","params":{{"sku":"A-1"}}}}'
-SEALED = BodyCipher({"a": os.urandom(32)}, "a", os.urandom(32))
-MARKS = AuditMacs(bytes(32))
+BODY = (
+    '{{"event":"Purchase","userId":"user-{user}","value":9.99,"currencyCode":"EUR",'
+    '"params":{{"sku":"A-1"}}}}'
+)
+ENCRYPTED = BodyCipher({"a": os.urandom(32)}, "a", os.urandom(32))
+MACS = AuditMacs(bytes(32))
 
 
 def acceptance(first: int) -> Acceptance:
-    """A batch of users' events."""
+    """Return a batch of events, one for each user from `first` on."""
     users = range(first, first + ITEMS)
     items = [NewItem(f"uuser-{user}", "track", BODY.format(user=user), None) for user in users]
     now = time.time_ns() // 1_000_000
@@ -48,8 +52,8 @@ def acceptance(first: int) -> Acceptance:
     )
 
 
-class Accepting:
-    """One variant of accepting, on a database of its own."""
+class AcceptVariant:
+    """A variant of accepting, on its own database."""
 
     def __init__(self, engine: Engine, cipher: BodyCipher, erased: int = 0) -> None:
         self._engine, self._cipher, self._count = engine, cipher, 0
@@ -63,19 +67,17 @@ class Accepting:
         self._erased = ActiveErasures(cipher)
 
     def __call__(self) -> float:
-        """Seconds of the processor for one batch, less its commit."""
+        """Return the processor seconds of one batch, without its commit."""
         self._count += 1
-        write = Accept(acceptance(self._count * ITEMS), 0, self._cipher, self._erased, MARKS)
+        write = Accept(acceptance(self._count * ITEMS), 0, self._cipher, self._erased, MACS)
         with transaction(self._engine) as cursor:
             began = time.thread_time()
             Accept.run_all(cursor, [write])
             return time.thread_time() - began
 
 
-class Reading:
-    """One variant of reading a page of the queue, and of writing down that 500 of its items are
-    sent.
-    """
+class ReadVariant:
+    """A variant of reading a page of the queue, and of recording an attempt for 500 items."""
 
     def __init__(self, engine: Engine, cipher: BodyCipher) -> None:
         self._engine, self._cipher = engine, cipher
@@ -83,24 +85,24 @@ class Reading:
             for number in range(PAGE // ITEMS):
                 Accept.run_all(
                     cursor,
-                    [Accept(acceptance(number * ITEMS), 0, cipher, ActiveErasures(cipher), MARKS)],
+                    [Accept(acceptance(number * ITEMS), 0, cipher, ActiveErasures(cipher), MACS)],
                 )
             cursor.execute("UPDATE leases SET owner = 'one'")
             cursor.execute("INSERT INTO deliverers (id, expires_at) VALUES ('one', ?)", (2**60,))
         self._count = 0
 
     def __call__(self) -> float:
-        """Seconds of the processor for a page."""
+        """Return the processor seconds of reading one page."""
         with reading(self._engine) as connection:
             began = time.thread_time()
-            found = claims.look(connection, ReadRequest(tail=0, limit=PAGE), self._cipher)
+            result = claims.look(connection, ReadRequest(tail=0, limit=PAGE), self._cipher)
             taken = time.thread_time() - began
-        assert found.tail is not None
-        assert len(found.tail.items) == PAGE
+        assert result.tail is not None
+        assert len(result.tail.items) == PAGE
         return taken
 
     def begin(self) -> float:
-        """Seconds of the processor for beginning a call with 500 items."""
+        """Return the processor seconds of recording the start of a call with 500 items."""
         self._count += 1
         write = Begin(f"attempt-{self._count}", "one", [(seq, 0) for seq in range(1, 501)], 0, 0)
         with transaction(self._engine) as cursor:
@@ -113,7 +115,7 @@ class Reading:
 
 @contextmanager
 def engine() -> Iterator[Engine]:
-    """A new SQLite file."""
+    """Open a new SQLite file."""
     with tempfile.TemporaryDirectory() as folder:
         opened = connect(f"sqlite:///{Path(folder) / 'g.db'}")
         try:
@@ -122,34 +124,34 @@ def engine() -> Iterator[Engine]:
             opened.dispose()
 
 
-def measured(variants: dict[str, Callable[[], float]], rounds: int) -> None:
+def measure(variants: dict[str, Callable[[], float]], rounds: int) -> None:
     """Print each variant's median, and its ratio to the first."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
             times[name].append(run())
     first = statistics.median(next(iter(times.values())))
-    for name, found in times.items():
-        median = statistics.median(found)
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
         print(f"{name:<42} {median * 1e6:>9.0f} µs   {median / first:.2f}")
 
 
 def main() -> None:
-    """Measure."""
+    """Measure all variants, and print the figures."""
     with ExitStack() as stack:
         opened = [stack.enter_context(engine()) for _ in range(5)]
         print(f"accept {ITEMS} items")
         accepting = {
-            "in clear": Accepting(opened[0], NO_ENCRYPTION),
-            "sealed": Accepting(opened[1], SEALED),
-            "in clear, 1,000 users erased": Accepting(opened[2], NO_ENCRYPTION, 1_000),
+            "in clear": AcceptVariant(opened[0], NO_ENCRYPTION),
+            "encrypted": AcceptVariant(opened[1], ENCRYPTED),
+            "in clear, 1,000 users erased": AcceptVariant(opened[2], NO_ENCRYPTION, 1_000),
         }
-        measured(dict(accepting), ROUNDS)
+        measure(dict(accepting), ROUNDS)
         print(f"read a page of {PAGE} items")
-        clear, sealed = Reading(opened[3], NO_ENCRYPTION), Reading(opened[4], SEALED)
-        measured({"in clear": clear, "sealed": sealed}, ROUNDS // 6)
+        clear, encrypted = ReadVariant(opened[3], NO_ENCRYPTION), ReadVariant(opened[4], ENCRYPTED)
+        measure({"in clear": clear, "encrypted": encrypted}, ROUNDS // 6)
         print("begin a call with 500 items")
-        measured({"in clear": clear.begin}, ROUNDS)
+        measure({"in clear": clear.begin}, ROUNDS)
 
 
 if __name__ == "__main__":
