@@ -144,7 +144,7 @@ def test_a_browser_shows_each_event_s_schema_and_example_and_follows_the_plan(
     plan = tmp_path / "plan.yaml"
     plan.write_text(EXAMPLE)
     with serving(tmp_path, "http://127.0.0.1:9", GATEWAY_TRACKING_PLAN="plan.yaml") as gateway:
-        operation = f"{gateway.url}/docs#/Writes/post_event_v1_events_post"
+        operation = f"{gateway.url}/docs#/Events%20%26%20users/post_event_v1_events_post"
         page = words(shown(tmp_path, operation))
         for told in (
             "#0 Purchase",
