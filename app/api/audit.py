@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from app.api import schemas
 from app.api.dependencies import KEY
-from app.audit import checkpoints, merkle, proofs, record_search, records
+from app.audit import merkle, proofs, record_search, records, tree
 from app.clock import instant
 from app.database.driver import in_time
 from app.database.engine import snapshot
@@ -108,7 +108,7 @@ class AuditReader:
         self,
         authenticator: Authenticator,
         engine: Engine,
-        public_key: checkpoints.PublicKey,
+        public_key: tree.PublicKey,
         pseudonyms: records.UserPseudonyms,
         app_names: Callable[[], Iterable[str]],
     ) -> None:
@@ -167,7 +167,7 @@ class AuditReader:
         """Return a checkpoint as JSON."""
         return {
             "size": sealed.checkpoint.size,
-            "rootHash": checkpoints.to_base64(sealed.checkpoint.root),
+            "rootHash": tree.to_base64(sealed.checkpoint.root),
             "sealedAt": instant(sealed.time),
             "note": sealed.checkpoint.note,
             "publicKey": self.public_key.text,
@@ -264,7 +264,7 @@ async def get_consistency(
     hashes = await reader.read(
         partial(proofs.consistency, public=reader.public_key, old=from_, new=to)
     )
-    return {"hashes": [checkpoints.to_base64(value) for value in hashes]}
+    return {"hashes": [tree.to_base64(value) for value in hashes]}
 
 
 @router.get(
@@ -290,7 +290,7 @@ async def get_proof(
         "recordId": proof.seq,
         "record": proof.record,
         "leafIndex": proof.seq - 1,
-        "leafHash": checkpoints.to_base64(merkle.leaf_hash(proof.record.encode())),
-        "hashes": [checkpoints.to_base64(value) for value in proof.path],
+        "leafHash": tree.to_base64(merkle.leaf_hash(proof.record.encode())),
+        "hashes": [tree.to_base64(value) for value in proof.path],
         "checkpoint": reader.checkpoint_document(proof.sealed),
     }

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from app.audit import merkle
-from app.audit.checkpoints import REMOVED, InvalidCheckpoint, PublicKey
 from app.audit.tree import (
     BLOCK,
     LEVEL,
+    REMOVED,
     Fetch,
+    InvalidCheckpoint,
+    PublicKey,
     StoredHashes,
     Tree,
     block_hash,

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from app.audit.checkpoints import InvalidCheckpoint, PublicKey, from_base64, to_base64
 from app.audit.evidence import Block, Evidence, RecordRow
-from app.audit.tree import BLOCK
+from app.audit.tree import BLOCK, InvalidCheckpoint, PublicKey, from_base64, to_base64
 from app.errors import StartRefused
 
 T = TypeVar("T")

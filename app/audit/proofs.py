@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from app.audit import merkle
-from app.audit.checkpoints import REMOVED, Checkpoint, InvalidCheckpoint, PublicKey
 from app.audit.record_search import app_of
 from app.audit.tree import (
     NEWEST,
+    REMOVED,
+    Checkpoint,
     Fetch,
+    InvalidCheckpoint,
+    PublicKey,
     StoredHashes,
     Tree,
     count_of,

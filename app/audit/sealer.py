@@ -15,13 +15,15 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.audit import merkle, records
-from app.audit.checkpoints import REMOVED, CheckpointSigner, InvalidCheckpoint, to_base64
 from app.audit.records import AuditMacs
 from app.audit.tree import (
     BLOCK,
     LEVEL,
     NEWEST,
+    REMOVED,
+    CheckpointSigner,
     Fetch,
+    InvalidCheckpoint,
     StoredHashes,
     Tree,
     TreeNode,
@@ -33,6 +35,7 @@ from app.audit.tree import (
     read_tree,
     read_written,
     text_of,
+    to_base64,
 )
 from app.clock import now_ms
 from app.database.driver import Cursor, in_background

@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from app.audit.checkpoints import CheckpointSigner, PublicKey
 from app.audit.key_derivation import make_root_key, stored_root_key
 from app.audit.records import AuditMacs, UserPseudonyms
 from app.audit.row_macs import initialize_sets, initialize_sets_within
-from app.audit.tree import NEWEST, Fetch, fetcher, read_tree, read_written
+from app.audit.tree import (
+    NEWEST,
+    CheckpointSigner,
+    Fetch,
+    PublicKey,
+    fetcher,
+    read_tree,
+    read_written,
+)
 from app.database.engine import snapshot, transaction
 from app.errors import StartRefused
 

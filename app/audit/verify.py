@@ -12,11 +12,10 @@ from typing import NamedTuple
 import orjson
 
 from app.audit import merkle
-from app.audit.checkpoints import PublicKey
 from app.audit.evidence import Block, Evidence, RecordRow
 from app.audit.findings import GONE_UNSEALED, Report
 from app.audit.records import MISSING, AuditMacs
-from app.audit.tree import BLOCK, block_hash, split_hashes
+from app.audit.tree import BLOCK, PublicKey, block_hash, split_hashes
 from app.audit.verify_tree import TOGETHER, TreeTrust, verify_tree
 
 CHANGED = "it is not what was recorded"

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.audit import merkle
-from app.audit.checkpoints import (
+from app.audit.evidence import Evidence
+from app.audit.findings import Report
+from app.audit.tree import (
+    BLOCK,
+    LEVEL,
     REMOVED,
     Checkpoint,
     InvalidCheckpoint,
     PublicKey,
+    block_hash,
     parse_count,
+    split_hashes,
 )
-from app.audit.evidence import Evidence
-from app.audit.findings import Report
-from app.audit.tree import BLOCK, LEVEL, block_hash, split_hashes
 
 OTHER_TREE = "the tree that is to grow has other hashes than those that are signed"
 TOGETHER = "one or more of these were changed, and the hashes with them"

@@ -92,7 +92,7 @@ def move_audit_key(
     The first run shows the key. Once GATEWAY_AUDIT_KEY is set to it, the second run removes it from
     the database.
     """
-    from app.audit.checkpoints import to_base64
+    from app.audit.tree import to_base64
     from app.cli import audit_log
 
     key, problem = audit_log.move_key(load_settings())

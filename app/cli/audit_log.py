@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine
 
 from app.audit import evidence, key_derivation, records, signing_keys, verify_rows
-from app.audit.checkpoints import InvalidCheckpoint, PublicKey, parse_count
 from app.audit.export import read_export, write_export
 from app.audit.findings import Finding, Report
-from app.audit.tree import Fetch, fetcher
+from app.audit.tree import Fetch, InvalidCheckpoint, PublicKey, fetcher, parse_count
 from app.audit.verify import verify
 from app.cli.common import milliseconds
 from app.clock import now_ms

@@ -14,11 +14,11 @@ from sqlalchemy import Engine
 
 from app.apps import AppRegistry, read_apps
 from app.audit import key_derivation, records
-from app.audit.checkpoints import CheckpointSigner
 from app.audit.folded_refusals import RefusalFolder
 from app.audit.recorder import AuditRecorder
 from app.audit.sealer import Sealer
 from app.audit.signing_keys import AuditKeys
+from app.audit.tree import CheckpointSigner
 from app.callers.directory import Directory
 from app.callers.store import KeyStore
 from app.clock import Clock, now_ms

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from app.audit import merkle
-from app.audit.checkpoints import PublicKey
+from app.audit.tree import PublicKey
 from app.clock import now_ms
 from app.model import Scope
 from tests.support.gateway import CANARY, EVENT, WIDE, Talk, make_settings, problem, running

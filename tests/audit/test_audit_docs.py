@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.audit.checkpoints import to_base64
+from app.audit.tree import to_base64
 from tests.support.processes import Process, ended, serving
 from tests.support.wait import until
 

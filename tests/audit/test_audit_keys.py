@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from app.audit.checkpoints import to_base64
 from app.audit.signing_keys import AuditKeys, load_keys_to_write
+from app.audit.tree import to_base64
 from app.cli import audit_log
 from app.errors import NotFound, StartRefused
 from app.settings import Settings

@@ -15,11 +15,11 @@ import orjson
 import pytest
 
 from app.audit import proofs, record_search
-from app.audit.checkpoints import to_base64
 from app.audit.evidence import read_evidence
 from app.audit.export import read_export
 from app.audit.findings import Report
 from app.audit.record_search import RecordFilter
+from app.audit.tree import to_base64
 from app.audit.verify import verify
 from app.database.engine import snapshot
 from app.errors import GatewayError, StartRefused

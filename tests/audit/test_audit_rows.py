@@ -12,9 +12,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine
 
-from app.audit.checkpoints import to_base64
 from app.audit.findings import Finding
 from app.audit.signing_keys import load_keys_to_write
+from app.audit.tree import to_base64
 from app.callers import key_format
 from app.callers.store import ENDED_KEPT_MS, KeyStore, by_operator
 from app.cli import audit_log
