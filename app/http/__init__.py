@@ -7,7 +7,12 @@ from app.http.audit_trail import (
     note_answer,
     transaction_record,
 )
-from app.http.authentication import Authenticator, require_leanplum_key, require_scope
+from app.http.authentication import (
+    Authenticator,
+    key_in_headers,
+    require_leanplum_key,
+    require_scope,
+)
 from app.http.body import (
     BOM,
     CSV,
@@ -27,7 +32,6 @@ from app.http.body import (
     require_media_type,
     without_bom,
 )
-from app.http.credentials import key_in_headers
 from app.http.decompression import Decompressor, PlaceQueue, body_too_large, decompressor_of
 from app.http.openapi_parts import Tag, body_of, parameters_of, problem_responses
 from app.http.problems import PROBLEMS, Answer, Problem, example

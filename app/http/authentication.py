@@ -1,13 +1,18 @@
 """Authentication of callers and authorization of calls, before a body is read."""
 
+import base64
+import binascii
+import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import structlog
 
 from app.apps import AppRegistry
 from app.callers.directory import Directory
+from app.callers.key_format import LENGTH, PREFIX
 from app.errors import (
     Forbidden,
     GatewayError,
@@ -17,7 +22,6 @@ from app.errors import (
     RateLimited,
     Unauthorized,
 )
-from app.http.credentials import key_in_headers, leaked_credential, sent_key, shows_key
 from app.http.rate_limiting import RateLimiter
 from app.http.request import RequestContext
 from app.model import App, Caller, KeyKind, Scope
@@ -27,6 +31,25 @@ KEY_IN_URL = (
     "The URL contains an API key. Send it in a header (Authorization: Bearer KEY or X-API-Key: "
     "KEY), and rotate it: URLs are kept in logs and histories."
 )
+
+NAMES_OF_KEYS = frozenset(
+    {
+        "accesskey",
+        "accesstoken",
+        "apikey",
+        "authorization",
+        "authtoken",
+        "bearer",
+        "clientkey",
+        "clientsecret",
+        "key",
+        "password",
+        "secret",
+        "token",
+        "xapikey",
+    }
+)
+KEY_PATTERN = re.compile(rb"%s[0-9A-Za-z]{%d}" % (PREFIX.encode(), LENGTH - len(PREFIX)))
 
 log = structlog.get_logger("request")
 
@@ -239,3 +262,75 @@ def require_leanplum_key(app: App, kind: KeyKind) -> None:
         raise KeyNotConfigured(
             f"Leanplum's {kind.value} key is required: {app.setting(kind)} is not set."
         )
+
+
+class LeakedCredential(NamedTuple):
+    """A credential found in the URL; `key` is set only for keys of this gateway."""
+
+    key: str | None
+
+
+def leaked_credential(scope: Mapping[str, Any]) -> LeakedCredential | None:
+    """Return the credential in the path or query of the request with this ASGI scope.
+
+    A credential has the form of a caller key, or is a query parameter with the name of one.
+    """
+    query: bytes = scope["query_string"]
+    match = KEY_PATTERN.search(unquote_to_bytes(scope["raw_path"] + b"?" + query))
+    if match is not None:
+        return LeakedCredential(match.group().decode())
+    if any(_is_named_like_a_key(parameter) for parameter in query.split(b"&")):
+        return LeakedCredential(None)
+    return None
+
+
+def _is_named_like_a_key(parameter: bytes) -> bool:
+    name, _, value = parameter.partition(b"=")
+    plain = unquote_to_bytes(name).decode("latin-1").lower().replace("_", "").replace("-", "")
+    return bool(value) and plain in NAMES_OF_KEYS
+
+
+def sent_key(context: RequestContext) -> str:
+    """Return the key by which the request is authenticated. Raises Unauthorized."""
+    credential = context.credential.decode("latin-1")
+    if credential == "\0":
+        raise Unauthorized("Missing API key: send Authorization: Bearer KEY or X-API-Key: KEY.")
+    if credential.startswith("\0"):
+        return credential[1:].strip()
+    scheme, _, key = credential.partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthorized("The Authorization header must have the form: Bearer KEY.")
+    return key.strip()
+
+
+def key_in_headers(context: RequestContext) -> str:
+    """Return the credential that has the form of a caller key; "" if there is none.
+
+    Clients send a key as Bearer, as the user name of Basic, or as X-API-Key.
+    """
+    authorization = context.headers.get(b"authorization", b"")
+    scheme, _, text = authorization.partition(b" ")
+    candidates = [context.header(b"x-api-key").strip()]
+    if scheme.lower() == b"bearer":
+        candidates.insert(0, text.decode("latin-1").strip())
+    elif scheme.lower() == b"basic":
+        candidates.insert(0, _basic_user(text))
+    return next((text for text in candidates if text.startswith(PREFIX)), "")
+
+
+def shows_key(context: RequestContext) -> bool:
+    """Tell whether a call under /v1, where a key is required, has a header for one."""
+    if not context.path.startswith("/v1/"):
+        return False
+    authorization = context.headers.get(b"authorization")
+    if authorization is None:
+        return b"x-api-key" in context.headers
+    return authorization.partition(b" ")[0].lower() == b"bearer"
+
+
+def _basic_user(text: bytes) -> str:
+    """Return the user name of Basic (RFC 7617); "" if it cannot be decoded."""
+    try:
+        return base64.b64decode(text.strip(), validate=True).decode().partition(":")[0]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""

@@ -4,6 +4,7 @@ Each process reads the names of the others every two seconds.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -108,21 +109,15 @@ class NameStore:
         self, engine: Engine, writer: Writer, limits: NameLimits, policy: NamePolicy
     ) -> None:
         self._engine, self._writer = engine, writer
-        self._apps: dict[str, AppNames] = {}
+        # The names of each app, made when they are first used.
+        self.by_app = defaultdict[str, AppNames](AppNames)
         self.limits, self.policy = limits, policy
-
-    def of(self, app: str) -> AppNames:
-        """Return the names of an app."""
-        names = self._apps.get(app)
-        if names is None:
-            names = self._apps[app] = AppNames()
-        return names
 
     def counts(self) -> dict[str, dict[NameKind, int]]:
         """Return the number of names by app and kind."""
         return {
             app: {kind: len(names.known[kind]) for kind in NAME_KINDS}
-            for app, names in self._apps.items()
+            for app, names in self.by_app.items()
         }
 
     async def learn(self, app: str, kept: Sequence[Name], claimed: Sequence[Name]) -> None:
@@ -131,7 +126,7 @@ class NameStore:
         Raises nothing: names that could not be written are new again when they are used next.
         """
         accepted = set(kept)
-        self.of(app).release((), [name for name in claimed if name not in accepted])
+        self.by_app[app].release((), [name for name in claimed if name not in accepted])
         if not kept:
             return
         try:
@@ -139,14 +134,14 @@ class NameStore:
         except Exception as error:
             # The items are durable: the answer must not depend on whether their names are.
             log.warning("taxonomy.write_failed", app=app, names=len(kept), **describe(error))
-            self.of(app).release((), kept)
+            self.by_app[app].release((), kept)
         else:
-            self.of(app).release(kept, ())
+            self.by_app[app].release(kept, ())
 
     async def forget(self, app: str, name: Name, record: Callable[[Cursor], None]) -> bool:
         """Forget a name; return whether it existed. It counts as new when it is used again."""
         existed = await self._writer.write(ForgetName(app, name, record))
-        self.of(app).forget(name)
+        self.by_app[app].forget(name)
         return existed
 
     def names(self, app: str) -> list[StoredName]:
@@ -166,8 +161,8 @@ class NameStore:
 
     def apply(self, stored: dict[str, NameSets]) -> None:
         """Replace the names in memory by those that `read` returned."""
-        for app in self._apps.keys() | stored.keys():
-            self.of(app).replace(stored.get(app) or empty_name_sets())
+        for app in self.by_app.keys() | stored.keys():
+            self.by_app[app].replace(stored.get(app) or empty_name_sets())
 
     async def run(self) -> None:
         """Refresh the names every two seconds until cancelled.

@@ -22,7 +22,7 @@ class CallChecker(PlanChecker):
         super().__init__(
             enricher,
             tracking.plans.current.of(app_name),
-            names.of(app_name),
+            names.by_app[app_name],
             names.limits,
             names.policy,
         )
