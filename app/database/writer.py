@@ -48,7 +48,7 @@ HANGS_SECONDS = 4.0  # that a transaction may be open before it is taken to hang
 KEPT_SECONDS = 6.0
 ROLLBACK_SECONDS = 1.0  # afterwards the connection is closed without it, which comes to the same
 MOST_ROOM = 32 * 1024 * 1024  # bytes
-CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
+ROWS_PER_INSERT = 128
 
 # How a transaction ended. `refused`: for something that was written; `failed`: for the database's
 # state.
@@ -448,18 +448,23 @@ def _by_kind(group: Sequence[_Asked[Any]]) -> dict[type[DatabaseWrite[Any]], lis
 
 
 def insert_rows(cursor: Cursor, head: str, rows: Sequence[tuple[Any, ...]], tail: str = "") -> None:
-    """Insert rows, up to 128 with one statement.
+    """Insert rows. `head` is `INSERT INTO t (…)`, `tail` what follows the values."""
+    if rows:
+        insert_values(cursor, head, len(rows[0]), list(chain.from_iterable(rows)), tail)
 
-    `head` is `INSERT INTO t (…)`, `tail` what follows the values. `executemany` would give up the
-    interpreter's lock and wait for it again once a row.
+
+def insert_values(cursor: Cursor, head: str, width: int, values: list[Any], tail: str = "") -> None:
+    """Insert rows of `width` columns, whose values are in one flat list.
+
+    A statement inserts up to 128 rows: `executemany` would give up the interpreter's lock and wait
+    for it again once a row. Only powers of two are used, so that few statements are prepared.
     """
-    start = 0
-    for size in CHUNKS:
-        while len(rows) - start >= size:
-            chunk = rows[start : start + size]
-            values = list(chain.from_iterable(chunk))
-            cursor.execute(_statement(head, len(chunk[0]), size, tail), values)
-            start += size
+    start, rows_left = 0, len(values) // width
+    while rows_left:
+        size = min(ROWS_PER_INSERT, 1 << (rows_left.bit_length() - 1))
+        end = start + size * width
+        cursor.execute(_statement(head, width, size, tail), values[start:end])
+        start, rows_left = end, rows_left - size
 
 
 @cache

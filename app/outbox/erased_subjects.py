@@ -37,8 +37,8 @@ class ActiveErasures:
         self, cipher: BodyCipher, least_now: Callable[[], float] = lambda: math.inf
     ) -> None:
         self._cipher, self._least_now = cipher, least_now
-        self._version = -1  # of the database when the copy was read
-        self._ends_by_alias: Mapping[bytes, int] = {}
+        self.version = -1  # of the database when the copy was read
+        self.ends_by_alias: Mapping[bytes, int] = {}
 
     def check(
         self, cursor: Cursor, version: int, app: str, now: int, *, erasing: bool = False
@@ -48,17 +48,17 @@ class ActiveErasures:
         `version` is the database's erasure version, read in the open transaction. `erasing`: the
         call's own erasures count.
         """
-        if version != self._version:
+        if version != self.version:
             cursor.execute(SELECT_ERASURES)
             self._keep(version, cursor.fetchall())
-        if erasing or self._ends_by_alias:
+        if erasing or self.ends_by_alias:
             return self._make_check(app, now)
         return None
 
     def refresh(self, connection: Connection) -> None:
         """Read the erasures again if the database has other ones."""
         version = connection.exec_driver_sql(SELECT_VERSION).scalar_one()
-        if version != self._version:
+        if version != self.version:
             rows = connection.exec_driver_sql(SELECT_ERASURES)
             self._keep(version, [(alias, until) for alias, until in rows])
 
@@ -68,15 +68,15 @@ class ActiveErasures:
 
     def predicate(self, app: str, now: int) -> Callable[[str], bool] | None:
         """Return a function that tells whether a subject is erased; None if nobody is."""
-        return self._make_check(app, now).has if self._ends_by_alias else None
+        return self._make_check(app, now).has if self.ends_by_alias else None
 
     def _keep(self, version: int, rows: Iterable[tuple[bytes, int]]) -> None:
-        self._ends_by_alias = {bytes(alias): until for alias, until in rows}
-        self._version = version
+        self.ends_by_alias = {bytes(alias): until for alias, until in rows}
+        self.version = version
 
     def _make_check(self, app: str, now: int) -> "ErasureCheck":
         ends_at = min(now, self._least_now())
-        return ErasureCheck(self._cipher.aliases(app), self._ends_by_alias, ends_at)
+        return ErasureCheck(self._cipher.aliases(app), self.ends_by_alias, ends_at)
 
 
 class ErasureCheck:
