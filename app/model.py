@@ -66,6 +66,8 @@ class Status(StrEnum):
 
 
 STATUSES = tuple(Status)
+# The states of dead letters: they keep their body, and operators replay or discard them.
+DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})
 
 
 def count_by_status(statuses: Sequence[Status]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import Acceptance, NewItem, ReadRequest
 from app.outbox import claims
 from app.outbox.accept import Accept
-from app.outbox.erased_subjects import ActiveErasures
+from app.outbox.erasure import ActiveErasures
 from app.outbox.settle import Begin
 
 ITEMS, ROUNDS, PAGE = 100, 120, 5_000

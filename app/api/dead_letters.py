@@ -28,8 +28,7 @@ from app.http import (
 from app.ingest import validate
 from app.leanplum.values import query_time
 from app.model import App, Scope, Status
-from app.outbox.dead_letter_service import DeadLetterService
-from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.dead_letters import DeadLetterFilter, DeadLetterService
 
 CHOICE: TypeAdapter[Any] = TypeAdapter(schemas.DeadLetterChoice)
 REFUSED = (

@@ -14,8 +14,7 @@ from app.errors import Fault, Invalid, NotFound
 from app.http import Tag, context_of, problem_responses
 from app.model import Receipt, Removed, Scope, Status
 from app.outbox.outbox import Outbox
-from app.outbox.receipts import ReceiptFilter
-from app.outbox.waiting_reason import Waits
+from app.outbox.receipts import ReceiptFilter, Waits
 from app.telemetry import Metrics
 
 

@@ -22,7 +22,7 @@ from app.cli.common import (
 )
 from app.clock import now_ms
 from app.errors import StartRefused
-from app.model import Status
+from app.model import DEAD, Status
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Selection:
 
     def filter(self, item_ids: Sequence[str] | None = None) -> "DeadLetterFilter":
         """Return the filter, for some items only. Raises StartRefused for invalid options."""
-        from app.outbox.dead_letters import DEAD, DeadLetterFilter
+        from app.outbox.dead_letters import DeadLetterFilter
 
         if self.status is not None and self.status not in DEAD:
             raise StartRefused(f"--status: must be one of {', '.join(sorted(DEAD))}")
@@ -180,7 +180,7 @@ def apply(settings: Settings, act: Act, app: str | None, which: "DeadLetterFilte
     from app.database.engine import connect_existing
     from app.database.writer import Writer
     from app.encryption import BodyCipher
-    from app.outbox.dead_letter_service import DeadLetterService
+    from app.outbox.dead_letters import DeadLetterService
 
     changed: list[str] = []
 

@@ -1,5 +1,6 @@
 """The write that accepts items: items, ids and audit record in one transaction, for many calls."""
 
+import secrets
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,14 +11,13 @@ import orjson
 
 from app import ids
 from app.audit import records
-from app.audit.records import AuditMacs
 from app.audit.row_macs import ERASED, change_detail
 from app.database.driver import Cursor
 from app.database.writer import insert_rows, insert_values
 from app.encryption import BodyCipher, body_context
-from app.model import ENCRYPTED_PREFIX, ERASES, Acceptance, Kind, NewItem, Taken
-from app.outbox import logins
-from app.outbox.erased_subjects import ActiveErasures, ErasureCheck, alias_of
+from app.model import ENCRYPTED_PREFIX, ERASES, Acceptance, Kind, NewItem, Removed, Taken
+from app.outbox import erasure, logins
+from app.outbox.erasure import ActiveErasures, ErasureCheck, SubjectItems, alias_of
 
 RESERVE = "UPDATE sequence SET last = last + ? RETURNING last, erasures"
 INSERT_ACCEPTANCES = (
@@ -68,7 +68,7 @@ class _NewRows:
         self.logins: list[tuple[int, int]] = []
         self.audit_records: list[tuple[int, str]] = []
 
-    def insert(self, cursor: Cursor, macs: AuditMacs) -> None:
+    def insert(self, cursor: Cursor, macs: records.AuditMacs) -> None:
         """Insert all rows."""
         insert_values(cursor, INSERT_ACCEPTANCES, 6, self.acceptances)
         insert_values(cursor, INSERT_PLAIN_ITEMS, 7, self.plain_items)
@@ -94,7 +94,7 @@ class Accept:
     since: int
     cipher: BodyCipher
     erasures: ActiveErasures
-    macs: AuditMacs
+    macs: records.AuditMacs
     erasing: bool = False
     change: int = 0
 
@@ -221,6 +221,62 @@ class Accept:
         """Return whether an accepted item erases its subject."""
         decided = zip(self.acceptance.items, taken, strict=True)
         return any(item.action == ERASES and kind == "accepted" for item, (_, kind) in decided)
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """The write that accepts items of which some erase their subjects.
+
+    `found`: the subjects' items that were found before. `until`: the time from which items of the
+    subjects are accepted again.
+    """
+
+    accept: Accept
+    found: SubjectItems
+    until: int
+
+    @property
+    def rows(self) -> int:
+        """The number of rows written; counts against `GROUP_LIMIT`."""
+        return self.accept.rows + sum(map(len, self.found.seqs.values()))
+
+    @classmethod
+    def run_all(
+        cls, cursor: Cursor, writes: Sequence["Erase"]
+    ) -> Sequence[tuple[list[Taken], dict[str, Removed]]]:
+        """Return for each write the decisions on its items, and what was removed by subject."""
+        return [write._run(cursor) for write in writes]
+
+    def _run(self, cursor: Cursor) -> tuple[list[Taken], dict[str, Removed]]:
+        accept = self.accept
+        if self.until > accept.acceptance.accepted_at:
+            accept.change = accept.macs.rows.next_version(cursor, ERASED)
+        (taken,) = Accept.run_all(cursor, [accept])
+        decided = zip(accept.acceptance.items, taken, strict=True)
+        erased = {
+            item.subject
+            for item, (_, kind) in decided
+            if item.action == ERASES and kind == "accepted"
+        }
+        removed = {subject: self._erase(cursor, subject) for subject in sorted(erased)}
+        if removed:  # every process that has the erasures in memory reads them again
+            cursor.execute("UPDATE sequence SET erasures = ?", (secrets.randbits(62),))
+        return taken, removed
+
+    def _erase(self, cursor: Cursor, subject: str) -> Removed:
+        acceptance, cipher = self.accept.acceptance, self.accept.cipher
+        app, accepted_at = acceptance.app, acceptance.accepted_at
+        removed = erasure.remove_items(cursor, cipher, app, subject, self.found)
+        if self.until > accepted_at:
+            erasure.refuse_new_items(
+                cursor,
+                self.accept.macs.rows,
+                app,
+                cipher.alias(app, erasure.as_user(subject)),
+                erased_at=accepted_at,
+                until=self.until,
+            )
+        return removed
 
 
 def _read_known_ids(cursor: Cursor, writes: Sequence[Accept], first: int) -> KnownIds:

@@ -1,43 +1,47 @@
 """Dead letters: items that were refused, given up or perhaps delivered.
 
-An operator lists them, and replays or discards them.
+Operators list, replay and discard them, by HTTP and by command alike (`DeadLetterService`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Engine, Select, select
 
 from app import ids
 from app.audit import records
-from app.audit.records import AuditMacs
-from app.database.driver import Cursor
+from app.clock import now_ms
+from app.database.driver import Cursor, in_time
+from app.database.engine import reading
 from app.database.tables import acceptances, items
 from app.database.tables import item_ids as given_ids
+from app.database.writer import Writer
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, ERASES, Receipt, Status
-from app.outbox import erased_subjects
+from app.outbox import erasure
 from app.outbox.receipts import receipt, receipts_of
 
+T = TypeVar("T")
 STEP = 1_000  # items in one transaction
-DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})  # they keep their body
 # Makes the audit record (its time, its text) of a step over so many items; called in the
 # transaction that does it. The items are named by what is added to it.
 MakeRecord = Callable[[int], tuple[int, str]]
 IS_DEAD = "settled_at IS NOT NULL AND body IS NOT NULL"
 REPLAY = f"""
-UPDATE items SET status = 'accepted', attempts = 0, settled_at = NULL, next_attempt_at = NULL, leanplum = NULL,
-       replayed_at = ?, replay = (SELECT replays + 1 FROM sequence)
+UPDATE items SET status = 'accepted', attempts = 0, settled_at = NULL, next_attempt_at = NULL,
+       leanplum = NULL, replayed_at = ?, replay = (SELECT replays + 1 FROM sequence)
 WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}} RETURNING seq
 """
 DISCARD = f"UPDATE items SET body = NULL WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}} RETURNING seq"
 DELETIONS = f"""
-SELECT i.seq, i.subject, i.leanplum, a.app FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
+SELECT i.seq, i.subject, i.leanplum, a.app
+FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
 WHERE i.seq IN {{seqs}} AND i.action = '{ERASES}' AND i.settled_at IS NOT NULL AND i.body IS NULL
 """
-SAY = "UPDATE items SET leanplum = ? WHERE seq = ?"
+UPDATE_ANSWER = "UPDATE items SET leanplum = ? WHERE seq = ?"
 NAMES = """
 SELECT i.seq, i.id, a.prefix FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
 WHERE i.seq IN {seqs} ORDER BY i.seq
@@ -121,41 +125,39 @@ def apps(connection: Connection) -> list[str]:
 def _conditions(
     connection: Connection, app: str, which: DeadLetterFilter
 ) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = []
+    conditions: list[ColumnElement[bool]] = []
     if which.action is not None:
-        found.append(items.c.action == which.action)
+        conditions.append(items.c.action == which.action)
     if which.status is not None:
-        found.append(items.c.status == which.status)
+        conditions.append(items.c.status == which.status)
     if which.since is not None:
-        found.append(items.c.settled_at >= which.since)
+        conditions.append(items.c.settled_at >= which.since)
     if which.until is not None:
-        found.append(items.c.settled_at < which.until)
+        conditions.append(items.c.settled_at < which.until)
     if which.item_ids is not None:
-        found.append(items.c.seq.in_(_numbers(connection, app, which.item_ids)))
-    return found
+        conditions.append(items.c.seq.in_(_seqs_of(connection, app, which.item_ids)))
+    return conditions
 
 
-def _numbers(connection: Connection, app: str, wanted: Sequence[str]) -> list[int]:
+def _seqs_of(connection: Connection, app: str, item_ids: Sequence[str]) -> list[int]:
     """Return the sequence numbers of items by their ids, given by callers or generated."""
     own = select(given_ids.c.id, given_ids.c.seq).where(
-        given_ids.c.app == app, given_ids.c.id.in_(wanted)
+        given_ids.c.app == app, given_ids.c.id.in_(item_ids)
     )
-    found = {row.id: row.seq for row in connection.execute(own)}
-    parsed = {
-        seq: prefix
-        for one in wanted
-        if one not in found and (made := ids.parse(one))
-        for prefix, seq in [made]
-    }
-    made_here = (
+    seqs_by_id = {row.id: row.seq for row in connection.execute(own)}
+    prefixes = dict[int, str]()
+    for item_id in item_ids:
+        parsed = ids.parse(item_id)
+        if item_id not in seqs_by_id and parsed is not None:
+            prefix, seq = parsed
+            prefixes[seq] = prefix
+    generated = (
         select(items.c.seq, acceptances.c.prefix)
         .join(acceptances, acceptances.c.first_seq == items.c.acceptance)
-        .where(items.c.seq.in_(list(parsed)), acceptances.c.app == app)
+        .where(items.c.seq.in_(list(prefixes)), acceptances.c.app == app)
     )
-    return [
-        *found.values(),
-        *(seq for seq, prefix in connection.execute(made_here) if parsed[seq] == prefix),
-    ]
+    rows = connection.execute(generated)
+    return [*seqs_by_id.values(), *(seq for seq, prefix in rows if prefixes[seq] == prefix)]
 
 
 def _still(which: DeadLetterFilter) -> tuple[str, list[Any]]:
@@ -170,8 +172,9 @@ def _still(which: DeadLetterFilter) -> tuple[str, list[Any]]:
         ("settled_at >= ?", which.since),
         ("settled_at < ?", which.until),
     ]
-    asked = [(condition, value) for condition, value in conditions if value is not None]
-    return "".join(f" AND {condition}" for condition, _ in asked), [value for _, value in asked]
+    chosen = [(condition, value) for condition, value in conditions if value is not None]
+    sql = "".join(f" AND {condition}" for condition, _ in chosen)
+    return sql, [value for _, value in chosen]
 
 
 def _change(
@@ -185,42 +188,40 @@ def _change(
 
     Return their ids, in the order of acceptance.
     """
-    also, again = _still(which)
-    text = orjson.dumps(list(seqs)).decode()
+    also, filter_values = _still(which)
+    numbers = cursor.dialect.values("bigint")
     cursor.execute(
-        statement.format(seqs=cursor.dialect.values("bigint"), also=also), (*values, text, *again)
+        statement.format(seqs=numbers, also=also), (*values, _text(list(seqs)), *filter_values)
     )
-    changed = orjson.dumps([seq for (seq,) in cursor.fetchall()]).decode()
-    cursor.execute(NAMES.format(seqs=cursor.dialect.values("bigint")), (changed,))
+    changed = [seq for (seq,) in cursor.fetchall()]
+    cursor.execute(NAMES.format(seqs=numbers), (_text(changed),))
     return [item_id or ids.made(prefix, seq) for seq, item_id, prefix in cursor.fetchall()]
 
 
 def _end_deletions(cursor: Cursor, cipher: BodyCipher, seqs: Sequence[int]) -> None:
     """Remove the subjects of those items that are deletions and were given up."""
-    cursor.execute(
-        DELETIONS.format(seqs=cursor.dialect.values("bigint")), (orjson.dumps(list(seqs)).decode(),)
-    )
-    for seq, subject, said, app in cursor.fetchall():
-        if subject[0] not in {erased_subjects.USER, erased_subjects.DEVICE}:
-            continue  # it is over since long
-        erased_subjects.anonymize(cursor, cipher, app, seq, subject)
-        text = None if said is None else cipher.decrypt(said, answer_context(app, seq))
-        if text is not None and text[:1] != ENCRYPTED_PREFIX:
-            left = erased_subjects.redact(orjson.loads(text), subject[1:])
-            cursor.execute(
-                SAY, (cipher.encrypt(orjson.dumps(left).decode(), answer_context(app, seq)), seq)
-            )
+    statement = DELETIONS.format(seqs=cursor.dialect.values("bigint"))
+    cursor.execute(statement, (_text(list(seqs)),))
+    for seq, subject, answer, app in cursor.fetchall():
+        if subject[0] not in {erasure.USER, erasure.DEVICE}:
+            continue  # the subject was removed before
+        erasure.anonymize(cursor, cipher, app, seq, subject)
+        if answer is None:
+            continue
+        context = answer_context(app, seq)
+        text = cipher.decrypt(answer, context)
+        if text[:1] != ENCRYPTED_PREFIX:
+            redacted = erasure.redact(orjson.loads(text), subject[1:])
+            cursor.execute(UPDATE_ANSWER, (cipher.encrypt(_text(redacted), context), seq))
 
 
-def _told(
+def _records(
     writes: Sequence["Replay | Discard"], changed: Sequence[Sequence[str]]
-) -> list[tuple[int, str]]:
-    """Return the record of each write, which names the items that it has changed."""
-    told = list[tuple[int, str]]()
+) -> Iterator[tuple[int, str]]:
+    """Yield the record of each write, which names the items that it has changed."""
     for write, item_ids in zip(writes, changed, strict=True):
         time, text = write.record(len(item_ids))
-        told.append((time, records.add_items(text, item_ids)))
-    return told
+        yield time, records.add_items(text, item_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,20 +234,20 @@ class Replay:
     seqs: Sequence[int]
     now: int
     record: MakeRecord
-    macs: AuditMacs
+    macs: records.AuditMacs
     which: DeadLetterFilter = EVERY
     rows: int = STEP
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Replay"]) -> Sequence[list[str]]:
-        """Return for each write how many items went back; fewer if another process was faster.
+        """Return for each write the ids of items that went back; another process may be faster.
 
         Deliverers notice it by the count of replays, since these items lie behind their position.
         """
         changed = [
             _change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes
         ]
-        records.insert(cursor, writes[0].macs, _told(writes, changed))
+        records.insert(cursor, writes[0].macs, list(_records(writes, changed)))
         cursor.execute("UPDATE sequence SET replays = replays + 1")
         return changed
 
@@ -261,16 +262,138 @@ class Discard:
 
     seqs: Sequence[int]
     record: MakeRecord
-    macs: AuditMacs
+    macs: records.AuditMacs
     cipher: BodyCipher
     which: DeadLetterFilter = EVERY
     rows: int = STEP
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Discard"]) -> Sequence[list[str]]:
-        """Return for each write how many were discarded; fewer if another process was faster."""
+        """Return for each write the ids of discarded items; another process may be faster."""
         changed = [_change(cursor, DISCARD, (), write.seqs, write.which) for write in writes]
         for write in writes:
             _end_deletions(cursor, write.cipher, write.seqs)
-        records.insert(cursor, writes[0].macs, _told(writes, changed))
+        records.insert(cursor, writes[0].macs, list(_records(writes, changed)))
         return changed
+
+
+Notify = Callable[[Sequence[str]], None]
+
+
+def _ignore(item_ids: Sequence[str]) -> None:
+    """Do nothing."""
+
+
+class DeadLetterService:
+    """List, replay and discard dead letters; each change commits together with its audit record.
+
+    `on_replayed` and `on_discarded` are called with the ids of the items after each commit.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        writer: Writer,
+        *,
+        macs: records.AuditMacs,
+        cipher: BodyCipher,
+        clock: Callable[[], int] = now_ms,
+        on_replayed: Notify = _ignore,
+        on_discarded: Notify = _ignore,
+    ) -> None:
+        self._engine, self._writer, self._clock = engine, writer, clock
+        self._macs, self._cipher = macs, cipher
+        self._on_replayed, self._on_discarded = on_replayed, on_discarded
+
+    async def find(
+        self, app: str, which: DeadLetterFilter, after: int = 0, limit: int = 100
+    ) -> list[Receipt]:
+        """Return at most `limit` dead letters of `app` in the order of acceptance.
+
+        They have sequence numbers above `after`. Raises StorageUnavailable.
+        """
+        query = partial(find, app=app, which=which, after=after, limit=limit, cipher=self._cipher)
+        return await self._read(query)
+
+    async def apps(self) -> list[str]:
+        """Return the names of the apps that have dead letters. Raises StorageUnavailable."""
+        return await self._read(apps)
+
+    async def replay(
+        self,
+        app: str,
+        which: DeadLetterFilter,
+        record: MakeRecord,
+        *,
+        dry_run: bool = False,
+        before: Callable[[], object] = lambda: None,
+    ) -> tuple[int, int]:
+        """Put dead letters back into the queue; return how many matched, and how many went back.
+
+        `record` makes the audit record of each step. `before` is called before each step; an error
+        that it raises ends the replay.
+        """
+
+        async def step(seqs: list[int]) -> int:
+            write = Replay(seqs, self._clock(), record, self._macs, which)
+            item_ids = await self._writer.write(write)
+            self._on_replayed(item_ids)
+            return len(item_ids)
+
+        return await self._in_steps(app, which, step, before, dry_run=dry_run)
+
+    async def discard(
+        self,
+        app: str,
+        which: DeadLetterFilter,
+        record: MakeRecord,
+        *,
+        dry_run: bool = False,
+        before: Callable[[], object] = lambda: None,
+    ) -> tuple[int, int]:
+        """Give dead letters up for good; return how many matched, and how many were discarded.
+
+        `record` and `before` are as in `replay`.
+        """
+
+        async def step(seqs: list[int]) -> int:
+            write = Discard(seqs, record, self._macs, self._cipher, which)
+            item_ids = await self._writer.write(write)
+            self._on_discarded(item_ids)
+            return len(item_ids)
+
+        return await self._in_steps(app, which, step, before, dry_run=dry_run)
+
+    async def _in_steps(
+        self,
+        app: str,
+        which: DeadLetterFilter,
+        step: Callable[[list[int]], Awaitable[int]],
+        before: Callable[[], object],
+        *,
+        dry_run: bool,
+    ) -> tuple[int, int]:
+        """Change the matching items in steps, oldest first; return how many matched and changed.
+
+        Each step is a short transaction, so that no other write waits long for the database.
+        """
+        matched = changed = after = 0
+        next_seqs = partial(numbers, app=app, which=which, limit=STEP)
+        while seqs := await self._read(partial(next_seqs, after=after)):
+            matched += len(seqs)
+            after = seqs[-1]
+            before()
+            if not dry_run:
+                changed += await step(seqs)
+        return matched, changed
+
+    async def _read(self, query: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            with reading(self._engine) as connection:
+                return query(connection)
+
+        return await in_time(run)
+
+
+def _text(value: object) -> str:
+    return orjson.dumps(value).decode()

@@ -1,47 +1,191 @@
-"""Erasure: a deletion is accepted and the subject's items are removed in one transaction.
+"""Erasure: the items of an erased subject are removed, and new ones are refused for a while.
 
+A deletion is accepted and the subject's items are removed in one transaction (`accept.Erase`).
 Items in a deliverer's memory are refused when they are about to be sent (`settle.Begin`). An item
 that is being sent is finished; Leanplum gets the deletion afterwards, since both are in one lane.
-An id is erased as a user's and as a device's; the deletion joins the two lanes (`logins.join`).
 Other users' items that name the subject as `newUserId` are delivered before the deletion, or never
 (`logins.erase`).
+
+Leanplum uses a device's id as the user's id where it gets no other. So an id is erased both as a
+user's and as a device's; the deletion joins the two lanes (`logins.join`).
+
+The database keeps a keyed hash of each erased subject. A copy in memory is read again only when the
+database's erasure version differs from the version of the copy.
 """
 
-import secrets
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection
 
-from app.audit.row_macs import ERASED, ERASURES, RowSelection
+from app.audit.row_macs import ERASURES, RowMacs, RowSelection
 from app.database.driver import DIALECTS, Cursor
-from app.model import ERASES, Removed, Taken
-from app.outbox import logins
-from app.outbox.accept import Accept
-from app.outbox.erased_subjects import as_user, both_subjects
-from app.outbox.retention import remove
+from app.encryption import BodyCipher
+from app.model import ERASES, Removed
+from app.outbox import logins, retention
 
-LOOK = """
+USER, DEVICE = "u", "d"
+SELECT_VERSION = "SELECT erasures FROM sequence"
+SELECT_ERASURES = "SELECT alias, until FROM erasures"
+UPSERT_ERASURE = """
+INSERT INTO erasures (alias, app, erased_at, until) VALUES (?, ?, ?, ?)
+ON CONFLICT (alias) DO UPDATE SET erased_at = excluded.erased_at, until = excluded.until
+"""
+REDACTED = "Leanplum's text named the user, who was erased."
+# The lane goes too: it is a hash without a key, so a list of ids would tell whose it is.
+ANONYMIZE = "UPDATE items SET subject = ?, lane = 0 WHERE seq = ?"
+SELECT_SEQS = """
 SELECT i.subject, i.seq FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
 WHERE a.app = ? AND i.subject IN {subjects}
 """
-# What was found before, and what was accepted since; never what erases and is not done yet.
-REST = """
+SELECT_STORED = """
 SELECT i.seq, i.settled_at, CASE WHEN i.body IS NULL THEN 0 ELSE 1 END, i.action
 FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
 WHERE i.subject = ? AND a.app = ? AND {which}
 """
-ATTEMPTS = "SELECT items FROM attempts"
-REFUSE = """
-INSERT INTO erasures (alias, app, erased_at, until) VALUES (?, ?, ?, ?)
-ON CONFLICT (alias) DO UPDATE SET erased_at = excluded.erased_at, until = excluded.until
-"""
+SELECT_IN_FLIGHT = "SELECT items FROM attempts"
 
 
-class Stored(NamedTuple):
-    """The columns of a stored item that an erasure needs."""
+class ActiveErasures:
+    """The erasures in force, as a copy in memory. Times are milliseconds since the epoch.
+
+    `least_now` returns the earliest time that it can be, however the clock was set.
+    """
+
+    def __init__(
+        self, cipher: BodyCipher, least_now: Callable[[], float] = lambda: math.inf
+    ) -> None:
+        self._cipher, self._least_now = cipher, least_now
+        self.version = -1  # of the database when the copy was read
+        self.ends_by_alias: Mapping[bytes, int] = {}
+
+    def check(
+        self, cursor: Cursor, version: int, app: str, now: int, *, erasing: bool = False
+    ) -> "ErasureCheck | None":
+        """Return the check of one call's items; None if no item can be refused.
+
+        `version` is the database's erasure version, read in the open transaction. `erasing`: the
+        call's own erasures count.
+        """
+        if version != self.version:
+            cursor.execute(SELECT_ERASURES)
+            self._keep(version, cursor.fetchall())
+        if erasing or self.ends_by_alias:
+            return self._make_check(app, now)
+        return None
+
+    def refresh(self, connection: Connection) -> None:
+        """Read the erasures again if the database has other ones."""
+        version = connection.exec_driver_sql(SELECT_VERSION).scalar_one()
+        if version != self.version:
+            rows = connection.exec_driver_sql(SELECT_ERASURES)
+            self._keep(version, [(alias, until) for alias, until in rows])
+
+    def has(self, app: str, subject: str, now: int) -> bool:
+        """Return whether a subject is erased, according to the copy in memory."""
+        return self._make_check(app, now).has(subject)
+
+    def predicate(self, app: str, now: int) -> Callable[[str], bool] | None:
+        """Return a function that tells whether a subject is erased; None if nobody is."""
+        return self._make_check(app, now).has if self.ends_by_alias else None
+
+    def _keep(self, version: int, rows: Iterable[tuple[bytes, int]]) -> None:
+        self.ends_by_alias = {bytes(alias): until for alias, until in rows}
+        self.version = version
+
+    def _make_check(self, app: str, now: int) -> "ErasureCheck":
+        ends_at = min(now, self._least_now())
+        return ErasureCheck(self._cipher.aliases(app), self.ends_by_alias, ends_at)
+
+
+class ErasureCheck:
+    """The check of one call's items, in their order.
+
+    Items after an erasure in the same call are refused too.
+    """
+
+    def __init__(
+        self, alias: Callable[[str], bytes], ends_by_alias: Mapping[bytes, int], now: float
+    ) -> None:
+        self._alias, self._ends_by_alias, self._now = alias, ends_by_alias, now
+        self._erased_by_call = set[str]()
+
+    def refuses(self, subject: str, action: str, body: str = "") -> bool:
+        """Return whether an item is of an erased subject, or would create one again."""
+        if action == ERASES:
+            self._erased_by_call.add(as_user(subject))
+            return False
+        return self.has(subject) or any(map(self.has, logins.named(body)))
+
+    def has(self, subject: str) -> bool:
+        """Return whether a subject is erased, as a user, as a device or by this call."""
+        user = as_user(subject)
+        ends_at = self._ends_by_alias.get(self._alias(user), 0)
+        return ends_at > self._now or user in self._erased_by_call
+
+
+def as_user(subject: str) -> str:
+    """Return the subject that an id is as a user's, also if it was given as a device's."""
+    return subject if subject[:1] == USER else f"{USER}{subject[1:]}"
+
+
+def both_subjects(subject: str) -> tuple[str, str]:
+    """Return a subject, and the subject of the other kind that has its id."""
+    other_kind = DEVICE if subject[:1] == USER else USER
+    return subject, f"{other_kind}{subject[1:]}"
+
+
+def redact(said: Any, name: str) -> Any:
+    """Return a copy of Leanplum's answer without the texts that contain an id."""
+    if isinstance(said, str):
+        return REDACTED if name.casefold() in said.casefold() else said
+    if isinstance(said, dict):
+        return {key: redact(inner, name) for key, inner in said.items()}
+    if isinstance(said, list):
+        return [redact(inner, name) for inner in said]
+    return said
+
+
+def alias_of(cipher: BodyCipher, app: str, subject: str) -> str:
+    """Return the text that replaces a subject in the receipt of its erasure."""
+    return "e" + cipher.alias(app, subject).hex()
+
+
+def anonymize(cursor: Cursor, cipher: BodyCipher, app: str, seq: int, subject: str) -> None:
+    """Remove the subject from a deletion that was delivered or given up."""
+    cursor.execute(ANONYMIZE, (alias_of(cipher, app, subject), seq))
+    for each_subject in both_subjects(subject):
+        logins.forget(cursor, app, each_subject)
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectItems:
+    """The sequence numbers of subjects' items, by subject, up to the number `upto`."""
+
+    upto: int
+    seqs: Mapping[str, Sequence[int]]
+
+
+def find_items(connection: Connection, app: str, subjects: Sequence[str]) -> SubjectItems:
+    """Find all items of the subjects, before the transaction that erases them.
+
+    The transaction then only has to look at newer ones. No index finds them: it would cost
+    something for each accepted item.
+    """
+    dialect = DIALECTS[connection.dialect.name]
+    upto = connection.exec_driver_sql("SELECT last FROM sequence").scalar_one()
+    statement = dialect.sql(SELECT_SEQS.format(subjects=dialect.values("text")))
+    seqs: dict[str, list[int]] = {}
+    for subject, seq in connection.exec_driver_sql(statement, (app, _text(subjects))):
+        seqs.setdefault(subject, []).append(seq)
+    return SubjectItems(upto, seqs)
+
+
+class _StoredItem(NamedTuple):
+    """An item of an erased subject, in the column order of SELECT_STORED."""
 
     seq: int
     settled_at: int | None
@@ -49,107 +193,64 @@ class Stored(NamedTuple):
     action: str
 
     @property
-    def erases(self) -> bool:
-        """True if the item is an erasure that is not finished."""
+    def is_open_deletion(self) -> bool:
+        """True if the item is a deletion that is not finished."""
         return self.action == ERASES and self.settled_at is None
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The sequence numbers of the subjects' items, up to a number."""
+def remove_items(
+    cursor: Cursor, cipher: BodyCipher, app: str, subject: str, found: SubjectItems
+) -> Removed:
+    """Remove a subject's items that precede its newest open deletion, which stays.
 
-    upto: int
-    seqs: Mapping[str, Sequence[int]]
-
-
-def look(connection: Connection, app: str, subjects: Sequence[str]) -> Known:
-    """Find all items of the subjects, before the transaction.
-
-    The transaction then only has to look at newer ones. No index finds them: it would cost
-    something for each accepted item.
+    `found` has the items that were found before the transaction; newer ones are read here.
     """
-    dialect = DIALECTS[connection.dialect.name]
-    upto = connection.exec_driver_sql("SELECT last FROM sequence").scalar_one()
-    statement = dialect.sql(LOOK.format(subjects=dialect.values("text")))
-    seqs: dict[str, list[int]] = {}
-    for subject, seq in connection.exec_driver_sql(statement, (app, _text(subjects))):
-        seqs.setdefault(subject, []).append(seq)
-    return Known(upto, seqs)
+    subjects = both_subjects(subject)
+    stored_by_subject = {each: _read_stored(cursor, app, each, found) for each in subjects}
+    stored = [item for items in stored_by_subject.values() for item in items]
+    last_deletion = max(item.seq for item in stored if item.is_open_deletion)
+    removed = [item for item in stored if not item.is_open_deletion and item.seq < last_deletion]
+    in_flight = _count_in_flight(cursor, {item.seq for item in removed})
+    id_count = retention.remove(cursor, [item.seq for item in removed])
+    dead_logins = 0
+    for each in subjects:
+        dead_logins += logins.erase(cursor, cipher, app, each, last_deletion)
+    for each, other in zip(subjects, reversed(subjects), strict=True):
+        deletions = [item.seq for item in stored_by_subject[each] if item.is_open_deletion]
+        logins.join(cursor, app, other, deletions)
+    waiting = sum(item.settled_at is None for item in removed)
+    dead = sum(item.settled_at is not None and item.has_body for item in removed)
+    return Removed(
+        waiting=waiting - in_flight,
+        in_flight=in_flight,
+        dead_letters=dead + dead_logins,
+        receipts=len(removed) - waiting - dead,
+        ids=id_count,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Erase:
-    """The write that accepts items of which some erase their subjects.
-
-    `until`: when items of the subjects are accepted again.
-    """
-
-    accept: Accept
-    known: Known
-    until: int
-
-    @property
-    def rows(self) -> int:
-        """The number of rows written; counts against `GROUP_LIMIT`."""
-        return self.accept.rows + sum(map(len, self.known.seqs.values()))
-
-    @classmethod
-    def run_all(
-        cls, cursor: Cursor, writes: Sequence["Erase"]
-    ) -> Sequence[tuple[list[Taken], dict[str, Removed]]]:
-        """Return for each write the decisions on its items, and what was removed by subject."""
-        return [write._run(cursor) for write in writes]
-
-    def _run(self, cursor: Cursor) -> tuple[list[Taken], dict[str, Removed]]:
-        if self.until > self.accept.acceptance.accepted_at:
-            self.accept.change = self.accept.macs.rows.next_version(cursor, ERASED)
-        (taken,) = Accept.run_all(cursor, [self.accept])
-        told = zip(self.accept.acceptance.items, taken, strict=True)
-        erased = {
-            item.subject for item, (_, kind) in told if item.action == ERASES and kind == "accepted"
-        }
-        removed = {subject: self._erase(cursor, subject) for subject in sorted(erased)}
-        if removed:  # whoever has them in memory, in every process, reads them anew
-            cursor.execute("UPDATE sequence SET erasures = ?", (secrets.randbits(62),))
-        return taken, removed
-
-    def _erase(self, cursor: Cursor, subject: str) -> Removed:
-        acceptance, subjects = self.accept.acceptance, both_subjects(subject)
-        found_of = [self._stored(cursor, each) for each in subjects]
-        found = [one for each in found_of for one in each]
-        erasing = [one.seq for one in found if one.erases]
-        gone = [one for one in found if not one.erases and one.seq < max(erasing)]
-        flying = _in_flight(cursor, {one.seq for one in gone})
-        ids = remove(cursor, [one.seq for one in gone])
-        app, cipher = acceptance.app, self.accept.cipher
-        named = sum(logins.erase(cursor, cipher, app, each, max(erasing)) for each in subjects)
-        for each, other in zip(found_of, reversed(subjects), strict=True):
-            logins.join(cursor, app, other, [one.seq for one in each if one.erases])
-        if self.until > acceptance.accepted_at:
-            alias = cipher.alias(app, as_user(subject))
-            row = (alias, app, acceptance.accepted_at, self.until)
-            with self.accept.macs.rows.updating(
-                cursor, RowSelection(ERASURES, "alias = ?", (alias,))
-            ):
-                cursor.execute(REFUSE, row)
-        waiting = sum(one.settled_at is None for one in gone)
-        dead = sum(one.settled_at is not None and one.has_body for one in gone)
-        return Removed(waiting - flying, flying, dead + named, len(gone) - waiting - dead, ids)
-
-    def _stored(self, cursor: Cursor, subject: str) -> list[Stored]:
-        of, numbers = (subject, self.accept.acceptance.app), cursor.dialect.values("bigint")
-        cursor.execute(
-            REST.format(which=f"i.seq IN {numbers}"), (*of, _text(self.known.seqs.get(subject, ())))
-        )
-        found = cursor.fetchall()
-        cursor.execute(REST.format(which="i.seq > ?"), (*of, self.known.upto))
-        return [Stored(*row) for row in [*found, *cursor.fetchall()]]
+def _read_stored(cursor: Cursor, app: str, subject: str, found: SubjectItems) -> list[_StoredItem]:
+    """Read the items that were found before, and those that were accepted since."""
+    numbers = cursor.dialect.values("bigint")
+    seqs = _text(found.seqs.get(subject, ()))
+    cursor.execute(SELECT_STORED.format(which=f"i.seq IN {numbers}"), (subject, app, seqs))
+    rows = cursor.fetchall()
+    cursor.execute(SELECT_STORED.format(which="i.seq > ?"), (subject, app, found.upto))
+    return [_StoredItem(*row) for row in [*rows, *cursor.fetchall()]]
 
 
-def _in_flight(cursor: Cursor, gone: set[int]) -> int:
+def _count_in_flight(cursor: Cursor, seqs: set[int]) -> int:
     """Return how many of the items are being sent."""
-    cursor.execute(ATTEMPTS)
-    return sum(len(gone.intersection(orjson.loads(sent))) for (sent,) in cursor.fetchall())
+    cursor.execute(SELECT_IN_FLIGHT)
+    return sum(len(seqs.intersection(orjson.loads(sent))) for (sent,) in cursor.fetchall())
+
+
+def refuse_new_items(
+    cursor: Cursor, macs: RowMacs, app: str, alias: bytes, *, erased_at: int, until: int
+) -> None:
+    """Refuse new items of the subject with this alias until a time (milliseconds)."""
+    with macs.updating(cursor, RowSelection(ERASURES, "alias = ?", (alias,))):
+        cursor.execute(UPSERT_ERASURE, (alias, app, erased_at, until))
 
 
 def _text(values: Sequence[object]) -> str:

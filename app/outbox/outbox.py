@@ -1,7 +1,7 @@
 """The outbox: the durable queue's interface for callers, deliverers and operators."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,23 +31,10 @@ from app.model import (
     Taken,
     Verdict,
 )
-from app.outbox import (
-    claims,
-    erasure,
-    logins,
-    receipts,
-    retention,
-)
-from app.outbox import (
-    waiting_reason as waiting,
-)
-from app.outbox.accept import Accept
-from app.outbox.dead_letter_service import DeadLetterService
-from app.outbox.erased_subjects import ActiveErasures, both_subjects
-from app.outbox.erasure import Erase
-from app.outbox.leases import ReleaseLeases, RenewLeases
-from app.outbox.recovery import Pseudonymize
-from app.outbox.retention import EndErasures, RemoveExpired, RetentionLimits
+from app.outbox import claims, erasure, logins, receipts, retention
+from app.outbox.accept import Accept, Erase
+from app.outbox.dead_letters import DeadLetterService
+from app.outbox.leases import Pseudonymize, ReleaseLeases, RenewLeases
 from app.outbox.settle import Begin, Settle
 from app.outbox.user_lock_rows import NOBODY, Denied, Lock, LockRequest, LockResult, Unlock
 
@@ -87,19 +74,17 @@ class Outbox:
         milliseconds, however the clock was set; the default subtracts from `clock`.
         """
         self._engine, self._writer, self._cipher, self._macs = engine, writer, cipher, macs
-        self._erasures, self._erased_ms, self._looking = (
-            ActiveErasures(cipher, self._least_now),
-            erased_ms,
-            asyncio.Lock(),
-        )
-        self._to_scrub = True  # a process of before may have ended before it did
         self._dedup_ms, self._max_queued, self._clock = dedup_ms, max_queued, clock
         self._since = since or (lambda span: self._clock() - span)
-        # By sequence number: who waits for the item to settle
+        self._erasures = erasure.ActiveErasures(cipher, self._least_now)
+        self._erased_ms = erased_ms
+        self._erasure_lock = asyncio.Lock()  # one search for the items of erased subjects at a time
+        self._to_scrub = True  # a former process may have ended before it did so
+        # By sequence number: events of callers that wait for the item to settle
         self._awaited: dict[int, list[asyncio.Event]] = {}
-        self._waiting_is_over = False  # whether nobody waits for an item to settle any more
+        self._waiting_is_over = False  # set at shutdown: nobody waits for an item to settle
         self.queued = 0
-        self._accepting = 0  # of these, what is being accepted
+        self._accepting = 0  # of these, items whose commit is pending
         self.on_accepted: Callable[[], None] = lambda: None
         self.on_settled: Callable[[Mapping[str, int]], None] = lambda counts: None  # by status
         self.dead_letters = DeadLetterService(
@@ -133,23 +118,22 @@ class Outbox:
         """
         if ERASES in [item.action for item in acceptance.items]:
             return (await self.erase(acceptance))[0]
-        coming = self._coming(acceptance)
+        coming = self._require_space(acceptance)
         # Counted before the commit, so that many at once can't overfill the queue together
         self.queued += coming
         self._accepting += coming
-        new = 0
+        accepted = 0
         try:
-            taken = await _with_ids(
-                self._writer.write(self._accept(acceptance), seconds=seconds), lambda taken: taken
-            )
-            new = [kind for _, kind in taken].count("accepted")
+            write = self._writer.write(self._accept(acceptance), seconds=seconds)
+            taken = await _with_ids(write, lambda taken: taken)
+            accepted = [kind for _, kind in taken].count("accepted")
         finally:
-            self.queued -= coming - new
+            self.queued -= coming - accepted
             self._accepting -= coming
         self.on_accepted()
         return taken
 
-    def _coming(self, acceptance: Acceptance) -> int:
+    def _require_space(self, acceptance: Acceptance) -> int:
         """Return how many items a call would add to the queue. Raises QueueFull."""
         coming = len(acceptance.items)
         if self.queued + coming > self._max_queued:
@@ -161,14 +145,8 @@ class Outbox:
         return coming
 
     def _accept(self, acceptance: Acceptance, *, erasing: bool = False) -> Accept:
-        return Accept(
-            acceptance,
-            self._since(self._dedup_ms),
-            self._cipher,
-            self._erasures,
-            self._macs,
-            erasing,
-        )
+        since = self._since(self._dedup_ms)
+        return Accept(acceptance, since, self._cipher, self._erasures, self._macs, erasing)
 
     async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
         """Commit items of which some erase their subjects.
@@ -176,28 +154,29 @@ class Outbox:
         The subjects' stored items are removed, and their new items are refused for a while. Return
         the decisions, and what was removed by subject.
         """
-        self._coming(acceptance)
+        self._require_space(acceptance)
         erased = {item.subject for item in acceptance.items if item.action == ERASES}
-        subjects = sorted({one for subject in erased for one in both_subjects(subject)})
-        known = await self._look_for(acceptance.app, subjects)
+        subjects = {each for subject in erased for each in erasure.both_subjects(subject)}
+        found = await self._find_items(acceptance.app, sorted(subjects))
         until = acceptance.accepted_at + self._erased_ms
-        erase = Erase(self._accept(acceptance, erasing=self._erased_ms > 0), known, until)
-        taken, removed = await _with_ids(self._writer.write(erase), lambda told: told[0])
-        self.queued += [kind for _, kind in taken].count("accepted") - sum(
-            one.waiting for one in removed.values()
+        erase = Erase(self._accept(acceptance, erasing=self._erased_ms > 0), found, until)
+        taken, removed_by_subject = await _with_ids(
+            self._writer.write(erase), lambda result: result[0]
         )
+        self.queued += [kind for _, kind in taken].count("accepted")
         self._to_scrub = True
-        for one in removed.values():
+        for removed in removed_by_subject.values():
+            self.queued -= removed.waiting
             log.info(
                 "subject.erased",
                 app=acceptance.app,
                 request_id=acceptance.request_id,
-                **one._asdict(),
+                **removed._asdict(),
             )
         self.on_accepted()
-        return taken, removed
+        return taken, removed_by_subject
 
-    async def _look_for(self, app: str, subjects: Sequence[str]) -> erasure.Known:
+    async def _find_items(self, app: str, subjects: Sequence[str]) -> erasure.SubjectItems:
         """Find all items of the subjects.
 
         That may take seconds: it runs one at a time, and no other call waits for it. A caller waits
@@ -206,35 +185,34 @@ class Outbox:
         try:
             async with asyncio.timeout(CALLER_SECONDS):
                 await self._read(_last)  # whether the database answers
-                await self._looking.acquire()
+                await self._erasure_lock.acquire()
         except TimeoutError:
             raise StorageUnavailable(
                 "Another erasure is in progress; nothing was changed."
             ) from None
         try:
-            return await self._walk(partial(erasure.look, app=app, subjects=subjects))
+            return await self._walk(partial(erasure.find_items, app=app, subjects=subjects))
         finally:
-            self._looking.release()
+            self._erasure_lock.release()
 
     async def erased(self, app: str, subjects: Collection[str]) -> list[str]:
         """Return which of the subjects are erased, so that nothing may be sent for them now."""
 
-        def look(connection: Connection) -> list[str]:
+        def find(connection: Connection) -> list[str]:
             self._erasures.refresh(connection)
-            return [
-                subject for subject in subjects if self._erasures.has(app, subject, self._clock())
-            ]
+            now = self._clock()
+            return [subject for subject in subjects if self._erasures.has(app, subject, now)]
 
-        return await self._read(look)
+        return await self._read(find)
 
     async def tells_erased(self, app: str) -> Callable[[str], bool] | None:
         """Return a function that tells whether a subject is erased; None if nobody is."""
 
-        def look(connection: Connection) -> Callable[[str], bool] | None:
+        def make_predicate(connection: Connection) -> Callable[[str], bool] | None:
             self._erasures.refresh(connection)
             return self._erasures.predicate(app, self._clock())
 
-        return await self._read(look)
+        return await self._read(make_predicate)
 
     def _least_now(self) -> int:
         """Return the time by which the end of an erasure's refusals is judged."""
@@ -243,10 +221,10 @@ class Outbox:
     async def newest(self) -> int:
         """Return the time of the last audit record, which every write has; 0 if there is none."""
         last = "SELECT time FROM audit_records ORDER BY seq DESC LIMIT 1"
-        found = await self._read(lambda connection: connection.exec_driver_sql(last).scalar())
-        return found or 0
+        time = await self._read(lambda connection: connection.exec_driver_sql(last).scalar())
+        return time or 0
 
-    # --- for a deliverer -----------------------------------------------------------------------------------------
+    # --- for a deliverer ---
 
     async def renew(
         self,
@@ -266,15 +244,23 @@ class Outbox:
         identity of its liveness lock. `forget`: attempts that may be recorded and were not sent.
         `latest`: the latest time by which others' leases are judged.
         """
-        now = self._clock()
         renew = RenewLeases(
-            owner, lease_ms, now, dead, unknown, self._macs, pseudonymize, liveness, forget, latest
+            owner=owner,
+            lease_ms=lease_ms,
+            now=self._clock(),
+            dead=dead,
+            unknown=unknown,
+            macs=self._macs,
+            pseudonymize=pseudonymize,
+            liveness=liveness,
+            forget=forget,
+            latest=latest,
         )
-        tenure = await self._writer.write(renew)
-        self.queued -= tenure.settled
-        if tenure.settled:
-            self.on_settled({Status.UNKNOWN.value: tenure.settled})
-        return tenure
+        lease = await self._writer.write(renew)
+        self.queued -= lease.settled
+        if lease.settled:
+            self.on_settled({Status.UNKNOWN.value: lease.settled})
+        return lease
 
     async def processes(self) -> dict[str, str | None]:
         """Return the processes that deliver or hold user locks, with their liveness locks."""
@@ -316,10 +302,16 @@ class Outbox:
         its items are left out: 0 if the user is locked, a login's number if later items wait for
         it. `liveness`, `forget`: as in `renew`.
         """
-        items = [(item.seq, item.lane) for item in sent]
-        return await self._writer.write(
-            Begin(attempt, owner, items, self._clock(), call_ms, liveness, forget)
+        begin = Begin(
+            attempt=attempt,
+            owner=owner,
+            items=[(item.seq, item.lane) for item in sent],
+            started_at=self._clock(),
+            call_ms=call_ms,
+            liveness=liveness,
+            forget=forget,
         )
+        return await self._writer.write(begin)
 
     async def settle(
         self,
@@ -338,7 +330,15 @@ class Outbox:
         `again`: it was tried before, and may have succeeded.
         """
         settle = Settle(
-            attempt, app, verdicts, self._clock(), calls, self._cipher, self._macs, erased, again
+            attempt=attempt,
+            app=app,
+            verdicts=verdicts,
+            finished_at=self._clock(),
+            calls=calls,
+            cipher=self._cipher,
+            macs=self._macs,
+            erased=erased,
+            again=again,
         )
         counts = await self._writer.write(settle)
         if counts is None:
@@ -346,13 +346,16 @@ class Outbox:
         self.on_settled(counts)
         self._to_scrub |= bool(erased)
         self.queued -= settle.settled
-        for seq, verdict in verdicts if self._awaited else ():
-            if isinstance(verdict, Settled):
-                for event in self._awaited.get(seq, ()):
-                    event.set()
+        if self._awaited:
+            self._wake_waiters([seq for seq, verdict in verdicts if isinstance(verdict, Settled)])
         return True
 
-    # --- for calls that a caller waits for -----------------------------------------------------------------------
+    def _wake_waiters(self, seqs: Iterable[int]) -> None:
+        for seq in seqs:
+            for event in self._awaited.get(seq, ()):
+                event.set()
+
+    # --- for calls that a caller waits for ---
 
     async def waits(self, lanes: Collection[int]) -> int | None:
         """Return a sequence number up to which no item of these lanes waits; None if one does.
@@ -361,36 +364,34 @@ class Outbox:
         """
         if self.queued < FEW_QUEUED:
             return 0
-        of_theirs = (
+        waiting = (
             select(items.c.seq)
             .where(items.c.settled_at.is_(None), items.c.lane.in_(lanes))
             .limit(1)
         )
 
-        def look(connection: Connection) -> int | None:
-            last = connection.execute(select(sequence.c.last)).scalar_one()
-            waits = connection.execute(of_theirs).first() is not None or logins.wait(
-                connection, lanes
-            )
-            return None if waits else last
+        def find(connection: Connection) -> int | None:
+            last: int = connection.execute(select(sequence.c.last)).scalar_one()
+            if connection.execute(waiting).first() is not None or logins.wait(connection, lanes):
+                return None
+            return last
 
-        return await self._read(look)
+        return await self._read(find)
 
     async def waiting_lanes(self, lanes: Collection[int]) -> set[int]:
         """Return those of the lanes for which an item waits."""
-        of_theirs = (
+        waiting = (
             select(items.c.lane)
             .where(items.c.settled_at.is_(None), items.c.lane.in_(lanes))
             .distinct()
         )
 
-        def look(connection: Connection) -> set[int]:
-            found = set(connection.execute(of_theirs).scalars())
-            return found | {
-                lane for lane in lanes if lane not in found and logins.wait(connection, [lane])
-            }
+        def find(connection: Connection) -> set[int]:
+            busy = set(connection.execute(waiting).scalars())
+            others = [lane for lane in lanes if lane not in busy]
+            return busy.union(lane for lane in others if logins.wait(connection, [lane]))
 
-        return await self._read(look)
+        return await self._read(find)
 
     async def waits_to_erase(self, lanes: Collection[int]) -> bool:
         """Return whether an erasure of a subject of these lanes waits."""
@@ -416,8 +417,15 @@ class Outbox:
         or unlocked. `liveness`: the identity of the caller's liveness lock. `dead`: processes that
         are known to have ended.
         """
-        now = self._clock()
-        lock = Lock(request, now, liveness, clear_upto, dead, self._erasures, self._macs)
+        lock = Lock(
+            request=request,
+            now=self._clock(),
+            liveness=liveness,
+            clear_upto=clear_upto,
+            dead=dead,
+            erasures=self._erasures,
+            macs=self._macs,
+        )
         return await self._writer.write(lock)
 
     async def unlock(self, id: str, *, outlived: bool = False) -> None:
@@ -427,7 +435,7 @@ class Outbox:
         """
         await self._writer.write(Unlock(id, self._clock(), outlived))
 
-    # --- for callers and operators -------------------------------------------------------------------------------
+    # --- for callers and operators ---
 
     async def receipt(self, app: str, item_id: str) -> Receipt | None:
         """Return the receipt of an item of `app`, or None."""
@@ -435,9 +443,9 @@ class Outbox:
             partial(receipts.find, app=app, item_id=item_id, cipher=self._cipher)
         )
 
-    async def waiting_for(self, app: str, receipt: Receipt) -> waiting.Waits:
+    async def waiting_for(self, app: str, receipt: Receipt) -> receipts.Waits:
         """Return what an item of `app` waits for, as far as the database tells."""
-        return await self._read(partial(waiting.look, app=app, receipt=receipt))
+        return await self._read(partial(receipts.find_waits, app=app, receipt=receipt))
 
     async def find_receipts(
         self, app: str, which: receipts.ReceiptFilter, before: int | None = None, limit: int = 100
@@ -453,8 +461,9 @@ class Outbox:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         receipt = await self.receipt(app, item_id)
-        while receipt is not None and not receipt.settled and (left := deadline - loop.time()) > 0:
-            if self._waiting_is_over:
+        while receipt is not None and not receipt.settled and not self._waiting_is_over:
+            left = deadline - loop.time()
+            if left <= 0:
                 break
             settled, seq = asyncio.Event(), receipt.seq
             events = self._awaited.setdefault(seq, [])
@@ -474,9 +483,7 @@ class Outbox:
     def answer_waiters(self) -> None:
         """Let nobody wait for an item to settle from now on."""
         self._waiting_is_over = True
-        for events in self._awaited.values():
-            for event in events:
-                event.set()
+        self._wake_waiters(self._awaited)
 
     def _queued_again(self, item_ids: Sequence[str]) -> None:
         self.queued += len(item_ids)
@@ -485,18 +492,20 @@ class Outbox:
     def _discarded(self, item_ids: Sequence[str]) -> None:
         self._to_scrub |= bool(item_ids)
 
-    async def sweep(self, limits: RetentionLimits) -> int:
+    async def sweep(self, limits: retention.RetentionLimits) -> int:
         """Remove some of what is past its time; return how much, 0 if nothing is left."""
         now = self._least_now()
-        # As much longer as the clock was set forward within them.
-        limits = RetentionLimits(
-            now - self._since(limits.receipts), now - self._since(limits.dead_letters)
+        # Where the clock was set forward within a span, that span is so much longer.
+        limits = retention.RetentionLimits(
+            receipts=now - self._since(limits.receipts),
+            dead_letters=now - self._since(limits.dead_letters),
         )
-        found = await self._walk(partial(retention.look, now=now, limits=limits))
+        expired = await self._walk(partial(retention.find_expired, now=now, limits=limits))
         over = await self._walk(partial(logins.over, limit=retention.STEP))
         if await self._walk(partial(retention.any_over, now=now)):
-            await self._writer.write(EndErasures(now, self._macs))
-        return await self._writer.write(RemoveExpired(found, now, limits, over)) + len(over)
+            await self._writer.write(retention.EndErasures(now, self._macs))
+        remove = retention.RemoveExpired(expired, now, limits, over)
+        return await self._writer.write(remove) + len(over)
 
     async def scrub(self) -> bool:
         """Remove erased content from the database's files, if there is any.
@@ -505,7 +514,7 @@ class Outbox:
         """
         if not self._to_scrub:
             return False
-        self._to_scrub = False  # before: what is erased meanwhile is for the next time
+        self._to_scrub = False  # first: content erased meanwhile is for the next time
         self._to_scrub = not await asyncio.to_thread(scrub, self._engine) or self._to_scrub
         return not self._to_scrub
 

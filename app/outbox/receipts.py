@@ -1,6 +1,7 @@
-"""Reading receipts from the database."""
+"""Receipts of items, and the reasons why items wait, as read from the database."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 from sqlalchemy import Connection, Row, Select, and_, select
@@ -9,6 +10,9 @@ from app import ids
 from app.database.tables import acceptances, item_ids, items
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, Receipt, Status
+
+# Items that are looked at for the reason why another one waits
+NEAREST_ITEMS = 2_000
 
 
 def find(connection: Connection, app: str, item_id: str, cipher: BodyCipher) -> Receipt | None:
@@ -101,3 +105,38 @@ def receipt(row: Row[tuple[object, ...]], cipher: BodyCipher) -> Receipt:
         leanplum_unreadable=unreadable,
         notes=orjson.loads(notes) if notes else None,
     )
+
+
+class Waits(NamedTuple):
+    """The reason why an item waits.
+
+    `held_next`: when the app of a held item is tried again at the earliest, in milliseconds; None
+    if no held item of the app is found. `behind`: an earlier item of its user waits.
+    """
+
+    held_next: int | None = None
+    behind: bool = False
+
+
+def find_waits(connection: Connection, app: str, receipt: Receipt) -> Waits:
+    """Return the reason why an item waits, as far as the database tells.
+
+    Deliverers may be other processes. Only the oldest waiting items, and those just before this
+    one, are looked at: a receipt must not cost a walk over a long queue.
+    """
+    waiting = items.c.settled_at.is_(None)
+    columns = (items.c.acceptance, items.c.status, items.c.next_attempt_at)
+    oldest = select(*columns).where(waiting).order_by(items.c.seq).limit(NEAREST_ITEMS).subquery()
+    held = (
+        select(oldest.c.next_attempt_at)
+        .join(acceptances, acceptances.c.first_seq == oldest.c.acceptance)
+        .where(acceptances.c.app == app, oldest.c.status == Status.HELD.value)
+        .order_by(oldest.c.next_attempt_at)
+        .limit(1)
+    )
+    before = select(items.c.lane).where(waiting, items.c.seq < receipt.seq)
+    nearest = before.order_by(items.c.seq.desc()).limit(NEAREST_ITEMS).subquery()
+    lane = ids.lane(app, receipt.subject)
+    earlier = select(nearest.c.lane).where(nearest.c.lane == lane).limit(1)
+    held_next = connection.execute(held).scalar()
+    return Waits(held_next, connection.execute(earlier).first() is not None)

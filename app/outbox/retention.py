@@ -1,22 +1,35 @@
 """Retention: content past its time is removed in small steps, so the database stops growing.
 
+`Housekeeper` is the loop that does the steps.
+
 Candidates are read outside the transaction that removes them, since reading may take long. They may
 change in between (a replay, an erasure), so the removal checks the conditions again.
 """
 
-from collections.abc import Sequence
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import orjson
+import structlog
 from sqlalchemy import Connection
 
 from app.audit.records import AuditMacs
-from app.audit.row_macs import ERASURES as ERASURE_ROWS
-from app.audit.row_macs import RowSelection
+from app.audit.row_macs import ERASURES, RowSelection
 from app.database.driver import DIALECTS, Cursor
+from app.errors import StorageUnavailable
 from app.outbox import logins
+from app.telemetry import describe
 
 STEP = 500  # items removed in one transaction, at most
+COUNT_SECONDS = 15.0  # between counts of what waits: other processes accept and deliver as well
+# After the database was cleaned, it is not cleaned again for so many times as long as that took,
+# since other writes wait for it.
+SCRUB_REST = 100
+STEP_SECONDS = 0.02  # between steps that removed something: callers' commits go first
 
 # A settled item is old enough once `settled_at` is; the times of its acceptance count as well,
 # since ids are remembered from then on. Two clocks are in play where one was set, so neither time
@@ -25,11 +38,13 @@ ACCEPTED = "(SELECT a.accepted_at FROM acceptances a WHERE a.first_seq = items.a
 # Each is found by an index of its own (`database/tables.py`): what is too young is not even looked
 # at.
 RECEIPTS = f"""
-SELECT seq FROM items WHERE settled_at IS NOT NULL AND body IS NULL AND settled_at <= ? AND {ACCEPTED}
+SELECT seq FROM items
+WHERE settled_at IS NOT NULL AND body IS NULL AND settled_at <= ? AND {ACCEPTED}
 ORDER BY settled_at LIMIT ?
 """
 DEAD_LETTERS = f"""
-SELECT seq FROM items WHERE settled_at IS NOT NULL AND body IS NOT NULL AND settled_at <= ? AND {ACCEPTED}
+SELECT seq FROM items
+WHERE settled_at IS NOT NULL AND body IS NOT NULL AND settled_at <= ? AND {ACCEPTED}
 ORDER BY seq LIMIT ?
 """
 # Never of what waits: NULL
@@ -42,13 +57,17 @@ DELETE FROM item_ids WHERE seq IN {seqs} AND (app, id) IN (
 """
 ACCEPTANCES = """
 DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
-    SELECT 1 FROM items i WHERE i.acceptance = acceptances.first_seq AND i.seq >= acceptances.first_seq AND i.seq <
-    coalesce((SELECT min(b.first_seq) FROM acceptances b WHERE b.first_seq > acceptances.first_seq),
-             9000000000000000000)
+    SELECT 1 FROM items i
+    WHERE i.acceptance = acceptances.first_seq AND i.seq >= acceptances.first_seq AND i.seq < coalesce(
+        (SELECT min(b.first_seq) FROM acceptances b WHERE b.first_seq > acceptances.first_seq),
+        9000000000000000000
+    )
 )
 """
-ERASURES = "DELETE FROM erasures WHERE until <= ?"
+END_ERASURES = "DELETE FROM erasures WHERE until <= ?"
 ANY_OVER = "SELECT 1 FROM erasures WHERE until <= ? LIMIT 1"
+
+log = structlog.get_logger("housekeeping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +82,18 @@ class RetentionLimits:
     dead_letters: int
 
 
-def look(connection: Connection, now: int, limits: RetentionLimits) -> list[int]:
-    """Return items that are past their time, at most `STEP`."""
+def find_expired(connection: Connection, now: int, limits: RetentionLimits) -> list[int]:
+    """Return the sequence numbers of items that are past their time, at most `STEP`."""
     dialect = DIALECTS[connection.dialect.name]
     accepted = now - limits.receipts
-    found: list[int] = []
+    expired: list[int] = []
     for statement, settled in (
         (RECEIPTS, now - limits.receipts),
         (DEAD_LETTERS, now - limits.dead_letters),
     ):
-        values = (settled, accepted, STEP - len(found))
-        found += connection.exec_driver_sql(dialect.sql(statement), values).scalars()
-    return found
+        values = (settled, accepted, STEP - len(expired))
+        expired += connection.exec_driver_sql(dialect.sql(statement), values).scalars()
+    return expired
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +115,12 @@ class RemoveExpired:
         return [write._run(cursor) for write in writes]
 
     def _run(self, cursor: Cursor) -> int:
-        receipts, dead_letters = (
-            self.now - self.limits.receipts,
-            self.now - self.limits.dead_letters,
-        )
-        items, _ = _remove(
-            cursor, self.seqs, f" AND {OLD_ENOUGH}", (receipts, dead_letters, receipts)
-        )
+        receipts = self.now - self.limits.receipts
+        dead_letters = self.now - self.limits.dead_letters
+        values = (receipts, dead_letters, receipts)
+        item_count, _ = _remove(cursor, self.seqs, f" AND {OLD_ENOUGH}", values)
         logins.remove(cursor, self.over)
-        return items
+        return item_count
 
 
 def any_over(connection: Connection, now: int) -> bool:
@@ -115,7 +131,7 @@ def any_over(connection: Connection, now: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class EndErasures:
-    """Remove erasures that are over, and take them out of the digest of their set."""
+    """The write that removes erasures that are over, also from the digest of their set."""
 
     now: int
     macs: AuditMacs
@@ -123,12 +139,11 @@ class EndErasures:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["EndErasures"]) -> Sequence[None]:
-        """Remove them."""
+        """Remove the erasures of each write."""
         for write in writes:
-            with write.macs.rows.updating(
-                cursor, RowSelection(ERASURE_ROWS, "until <= ?", (write.now,))
-            ):
-                cursor.execute(ERASURES, (write.now,))
+            ended = RowSelection(ERASURES, "until <= ?", (write.now,))
+            with write.macs.rows.updating(cursor, ended):
+                cursor.execute(END_ERASURES, (write.now,))
         return [None] * len(writes)
 
 
@@ -137,8 +152,8 @@ def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
 
     Their ids, and acceptances without other items, are removed as well.
     """
-    _, ids = _remove(cursor, seqs)
-    return ids
+    _, id_count = _remove(cursor, seqs)
+    return id_count
 
 
 def _remove(
@@ -149,27 +164,80 @@ def _remove(
         return 0, 0
     numbers = cursor.dialect.values("bigint")
     cursor.execute(ITEMS.format(seqs=numbers, also=also), (_text(seqs), *values))
-    gone = cursor.fetchall()
-    named = [(seq, acceptance, item_id) for seq, acceptance, item_id in gone if item_id is not None]
-    ids = _remove_ids(cursor, named)
-    firsts = {acceptance for _, acceptance, _ in gone}
+    removed = [_RemovedItem(*row) for row in cursor.fetchall()]
+    id_count = _remove_ids(cursor, [item for item in removed if item.id is not None])
+    firsts = {item.acceptance for item in removed}
     cursor.execute(ACCEPTANCES.format(firsts=numbers), (_text(list(firsts)),))
-    return len(gone), ids
+    return len(removed), id_count
 
 
-def _remove_ids(cursor: Cursor, named: Sequence[tuple[int, int, str]]) -> int:
+class _RemovedItem(NamedTuple):
+    """A removed item, in the column order of ITEMS. `id` is the caller's own id, if any."""
+
+    seq: int
+    acceptance: int
+    id: str | None
+
+
+def _remove_ids(cursor: Cursor, removed: Sequence[_RemovedItem]) -> int:
     """Remove the ids of removed items, unless a later item has the id."""
-    if not named:
+    if not removed:
         return 0
-    numbers, rows = (
-        cursor.dialect.values("bigint"),
-        cursor.dialect.rows(acceptance="bigint", id="text"),
+    statement = IDS.format(
+        seqs=cursor.dialect.values("bigint"),
+        rows=cursor.dialect.rows(acceptance="bigint", id="text"),
     )
-    of_items = [(acceptance, item_id) for _, acceptance, item_id in named]
-    cursor.execute(
-        IDS.format(seqs=numbers, rows=rows), (_text([seq for seq, _, _ in named]), _text(of_items))
-    )
+    seqs = _text([item.seq for item in removed])
+    cursor.execute(statement, (seqs, _text([(item.acceptance, item.id) for item in removed])))
     return cursor.rowcount
+
+
+class SweptQueue(Protocol):
+    """The queue as the housekeeper uses it; `Outbox` is one."""
+
+    async def recount_queued(self) -> None:
+        """Count the waiting items again."""
+
+    async def scrub(self) -> bool:
+        """Remove erased content from the database's files; return whether that was needed."""
+
+    async def sweep(self, limits: RetentionLimits) -> int:
+        """Remove some of what is past its time; return how much."""
+
+
+class Housekeeper:
+    """The loop that keeps the database from growing without end."""
+
+    def __init__(
+        self,
+        outbox: SweptQueue,
+        limits: RetentionLimits,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outbox, self._limits, self._ticks = outbox, limits, ticks
+        self._counted, self._scrub_from = ticks(), -math.inf
+
+    async def run(self) -> None:
+        """Run steps until cancelled."""
+        while True:
+            try:
+                more = await self.step()
+            except Exception as error:
+                # The loop must go on: whatever is wrong now may be over at the next step.
+                reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
+                log.warning("housekeeping.paused", reason=reason)
+                more = False
+            await asyncio.sleep(STEP_SECONDS if more else COUNT_SECONDS)
+
+    async def step(self) -> bool:
+        """Do one step; return whether another should follow soon."""
+        if self._ticks() >= self._counted + COUNT_SECONDS:
+            self._counted = self._ticks()
+            await self._outbox.recount_queued()
+            began = self._ticks()
+            if began >= self._scrub_from and await self._outbox.scrub():
+                self._scrub_from = self._ticks() + SCRUB_REST * (self._ticks() - began)
+        return await self._outbox.sweep(self._limits) > 0
 
 
 def _text(values: Sequence[object]) -> str:

@@ -8,14 +8,12 @@ import orjson
 
 from app import ids
 from app.audit import records
-from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.database.writer import insert_rows
 from app.encryption import BodyCipher, answer_context
-from app.model import CallRecord, Postponed, Settled, Status, Verdict, count_by_status
+from app.model import DEAD, CallRecord, Postponed, Settled, Status, Verdict, count_by_status
 from app.outbox import logins, user_lock_rows
-from app.outbox.dead_letters import DEAD
-from app.outbox.erased_subjects import anonymize, redact
+from app.outbox.erasure import anonymize, redact
 
 # One statement for all items of all calls that settle together, whatever their number: each
 # statement gives the interpreter's lock up and has to wait for it again.
@@ -182,7 +180,7 @@ class Settle:
     finished_at: int
     calls: Sequence[CallRecord]
     cipher: BodyCipher
-    macs: AuditMacs
+    macs: records.AuditMacs
     erased: Sequence[tuple[int, str]] = ()
     again: bool = False
 

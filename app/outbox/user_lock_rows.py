@@ -18,10 +18,9 @@ import orjson
 
 from app import ids
 from app.audit import records
-from app.audit.records import AuditMacs
 from app.database.driver import Cursor
 from app.outbox import logins
-from app.outbox.erased_subjects import SELECT_VERSION, ActiveErasures
+from app.outbox.erasure import SELECT_VERSION, ActiveErasures
 
 # Leanplum doesn't say for how long a call may go on whose connection is gone, so this is a choice.
 OUTLIVES_MS = 5_000
@@ -104,7 +103,7 @@ class Lock:
     clear_upto: int | None
     dead: Sequence[str]
     erasures: ActiveErasures
-    macs: AuditMacs
+    macs: records.AuditMacs
     rows: int = 1
 
     @classmethod

@@ -38,9 +38,8 @@ from app.limits.buckets import Buckets, Limiter, LocalLimiter, RatePolicies
 from app.limits.shared_limiter import SharedLimiter
 from app.limits.valkey import Valkey
 from app.outbox import liveness_lock
-from app.outbox.housekeeper import Housekeeper
 from app.outbox.outbox import Outbox
-from app.outbox.retention import RetentionLimits
+from app.outbox.retention import Housekeeper, RetentionLimits
 from app.relay.service import Relay
 from app.server.lifecycle import GIVE_UP, Lifecycle, cancel_and_wait
 from app.server.preparation import audit_keys, body_cipher, make_first_key

@@ -2,10 +2,10 @@
 
 import pytest
 
-from app.outbox import housekeeper
+from app.outbox import retention
 
 
 @pytest.fixture
 def frequent_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let housekeepers that start from now on look every 50 ms, not every 15 s."""
-    monkeypatch.setattr(housekeeper, "COUNT_SECONDS", 0.05)
+    monkeypatch.setattr(retention, "COUNT_SECONDS", 0.05)

@@ -34,7 +34,7 @@ CALLS: dict[str, tuple[str, Callable[[Talk], Any]]] = {
     "who calls": ("callers.directory.Directory.recognise", lambda t: t.event()),
     "routed write": ("outbox.outbox.Outbox.accept", lambda t: t.post("/v1/users/u/states", {"state": "S"})),
     "receipt": ("outbox.outbox.Outbox.receipt", lambda t: t.get("/v1/receipts/x")),
-    "dead letters": ("outbox.dead_letter_service.DeadLetterService.find", lambda t: t.get("/v1/dead-letters")),
+    "dead letters": ("outbox.dead_letters.DeadLetterService.find", lambda t: t.get("/v1/dead-letters")),
     "keys": ("callers.store.KeyStore.page", lambda t: t.get("/v1/keys")),
     "a new key": ("callers.store.KeyStore.create", lambda t: t.post("/v1/keys", {"name": "n", "scopes": ["sdk"]})),
     "a question": ("relay.service.Relay.request_cached", lambda t: t.get("/v1/messages")),

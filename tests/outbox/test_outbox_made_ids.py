@@ -14,7 +14,7 @@ from app.database.engine import dialect, reading
 from app.encryption import NO_ENCRYPTION
 from app.model import Settled, Status, Taken
 from app.outbox.accept import Accept
-from app.outbox.erased_subjects import ActiveErasures
+from app.outbox.erasure import ActiveErasures
 
 from .harness import Opened, track, with_outbox
 

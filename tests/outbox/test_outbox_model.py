@@ -23,8 +23,8 @@ from hypothesis.stateful import (
 )
 
 from app import ids
-from app.model import Item, NewItem, Postponed, Settled, Status, Verdict
-from app.outbox.dead_letters import DEAD, DeadLetterFilter
+from app.model import DEAD, Item, NewItem, Postponed, Settled, Status, Verdict
+from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.user_lock_rows import OUTLIVES_MS
 from tests.support.postgres import Server
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.outbox.erased_subjects import REDACTED, redact
+from app.outbox.erasure import REDACTED, redact
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from app.model import NewItem, Settled, Status
-from app.outbox.housekeeper import COUNT_SECONDS, Housekeeper
-from app.outbox.retention import STEP, RetentionLimits
+from app.outbox.retention import COUNT_SECONDS, STEP, Housekeeper, RetentionLimits
 
 from .harness import Opened, track, with_outbox
 

@@ -10,8 +10,7 @@ from sqlalchemy import text
 
 from app.model import NewItem, Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter
-from app.outbox.housekeeper import Housekeeper
-from app.outbox.retention import STEP, RemoveExpired, RetentionLimits, look
+from app.outbox.retention import STEP, Housekeeper, RemoveExpired, RetentionLimits, find_expired
 
 from .harness import Opened, track, with_outbox
 from .interrupted import Happening, interrupted
@@ -138,7 +137,7 @@ def test_what_is_too_young_is_not_looked_at(path: Path) -> None:
             driver: Any = connection.connection.driver_connection
             driver.set_progress_handler(lambda: instructions.append(1), 1)
             try:
-                assert look(connection, at.now, LIMITS) == []
+                assert find_expired(connection, at.now, LIMITS) == []
             finally:
                 driver.set_progress_handler(None, 0)
         assert 0 < len(instructions) < 500

@@ -30,10 +30,9 @@ from app.leanplum.client import LeanplumClient
 from app.model import Acceptance, App, KeyKind, NewItem, Taken
 from app.outbox import liveness_lock
 from app.outbox.dead_letters import DeadLetterFilter
-from app.outbox.housekeeper import Housekeeper
 from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
-from app.outbox.retention import RetentionLimits
+from app.outbox.retention import Housekeeper, RetentionLimits
 from app.relay.service import Relay
 from app.telemetry import Metrics
 
