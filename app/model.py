@@ -205,9 +205,9 @@ class CallRecord(NamedTuple):
 
 
 Kind = Literal["accepted", "duplicate", "conflict", "erased"]
+# The decision on one NewItem, after its id: accepted as new, a duplicate, in conflict with other
+# content under the same id, or refused since its subject was erased (then the id may be "").
 Taken = tuple[str, Kind]
-"""What became of one NewItem: its id, and whether it was new, a duplicate, in conflict with another content, or refused
-since its subject was erased (then it may have no id)."""
 
 
 class Removed(NamedTuple):

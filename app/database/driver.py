@@ -106,7 +106,8 @@ POSTGRESQL = Dialect(
     # The server ends a transaction whose process has fallen silent: it must not hold the lock for
     # good.
     begin=(
-        "SELECT set_config('idle_in_transaction_session_timeout', '15s', true), pg_advisory_xact_lock(7303014)"
+        "SELECT set_config('idle_in_transaction_session_timeout', '15s', true), "
+        "pg_advisory_xact_lock(7303014)"
     ),
     begin_migration="SELECT pg_advisory_xact_lock(7303015)",
     placeholder="%s",

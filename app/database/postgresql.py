@@ -190,7 +190,8 @@ def check_server(version: int, encoding: str) -> None:
     """Check the server's version and encoding. Raises OperationalError."""
     if version // 10_000 < LEAST_VERSION:
         raise psycopg.OperationalError(
-            f"the server is PostgreSQL {version // 10_000}, and the gateway needs {LEAST_VERSION} or newer"
+            f"the server is PostgreSQL {version // 10_000}, and the gateway needs "
+            f"{LEAST_VERSION} or newer"
         )
     if encoding != "UTF8":
         raise psycopg.OperationalError(

@@ -20,12 +20,12 @@ from pathlib import Path
 import structlog
 
 MOVED = (
-    "the database's file is not at its place: it was moved, deleted or replaced while the gateway ran. "
-    "Put it back, or restart the gateway on the file that is there"
+    "the database's file is not at its place: it was moved, deleted or replaced while the gateway "
+    "ran. Put it back, or restart the gateway on the file that is there"
 )
 LOG_MOVED = (
-    "the database's log (its -wal or -shm file) was moved, deleted or replaced while the gateway ran. "
-    "Put it back, or restart every process that uses the database"
+    "the database's log (its -wal or -shm file) was moved, deleted or replaced while the gateway "
+    "ran. Put it back, or restart every process that uses the database"
 )
 CUT_OFF = (
     "the database's file was cut off or overwritten while the gateway ran. "

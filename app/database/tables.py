@@ -2,23 +2,25 @@
 
 `migrations/` creates them; a test compares the two.
 
-acceptances ─┬─< items >─ item_ids        what callers were promised
+acceptances ─┬─< items >─ item_ids        items, by the calls that brought them
              │
 attempts     │   one row for each call to Leanplum that is not settled, written before it is sent
 deliverers ───< leases   which deliverer sends the items of which shards
-user_locks       one row for each call that a caller waits for: for whom nothing else may be sent meanwhile
-logins           one row for each other lane that an item with `newUserId` concerns: what follows it there waits for it
-audit_records    what was done, by whom (append-only), numbered without a gap
-audit_tree ───── audit_nodes, audit_checkpoints   the tree that they are sealed in
-caller_keys ───< caller_secrets   who may call; a hash only, of each key that works
-own_secrets      what the audit's keys are made of, where no setting has it; what hashes of contents are keyed by; that
+user_locks       one row for each call that a caller waits for; it locks the lanes of its users
+logins           one row for each further lane that an item with `newUserId` concerns: later items
+                 of that lane wait for it
+audit_records    audit records (append-only), numbered without a gap
+audit_tree ───── audit_nodes, audit_checkpoints   the Merkle tree that they are sealed in
+caller_keys ───< caller_secrets   callers, and a hash of each key that is valid
+own_secrets      the audit's root key, if no setting has it; the key of content hashes; a mark if
                  the database is a sandbox's
-data_keys        which keys what is stored was sealed by: a fingerprint of each
-erasures         whose items are refused for a while: a keyed hash
-row_sets         how many caller keys and erasures there are, and a digest of all: each of their rows has a MAC
+data_keys        a fingerprint of each key that stored data is encrypted with
+erasures         a keyed hash of each erased subject, whose items are refused for a while
+row_sets         how many caller keys and erasures there are, and a digest of all; each of their
+                 rows has a MAC
 taxonomy         the names of events, states, parameters and attributes that each app has
-plan_violations  what broke the tracking plan, counted
-sequence         the last numbers given out, of items and of records: one row, so that the order is that of the commits
+plan_violations  violations of the tracking plan, counted
+sequence         the last numbers of items and records: one row, so they follow the commits' order
 """
 
 from typing import Any

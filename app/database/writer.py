@@ -230,7 +230,7 @@ class Writer:
             self._awake = True
             self._wake.release()
 
-    # --- on the thread -------------------------------------------------------------------------------------------
+    # --- on the thread ---
 
     def _run(self) -> None:
         while True:
@@ -402,7 +402,7 @@ class Writer:
             self._connection.invalidate()
         self._connection = self._cursor = None
 
-    # --- on the event loop ---------------------------------------------------------------------------------------
+    # --- on the event loop ---
 
     def _give_up(self) -> None:
         """Answer callers whose time is over. Writes not sent yet will not be committed."""

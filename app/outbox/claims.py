@@ -18,9 +18,9 @@ from app.model import Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
 COLUMNS = ", ".join(Item._fields)
 WAITING = """
 SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto FROM (
-    SELECT i.seq, coalesce(i.id, a.prefix || {hex}) AS id, a.app, i.subject, i.action, i.body, a.accepted_at,
-           i.attempts, coalesce(i.next_attempt_at, 0) AS next_attempt_at, i.lane, i.caller,
-           coalesce(i.replayed_at, a.accepted_at) AS queued_at
+    SELECT i.seq, coalesce(i.id, a.prefix || {hex}) AS id, a.app, i.subject, i.action, i.body,
+           a.accepted_at, i.attempts, coalesce(i.next_attempt_at, 0) AS next_attempt_at,
+           i.lane, i.caller, coalesce(i.replayed_at, a.accepted_at) AS queued_at
     FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
     WHERE i.seq IN (SELECT seq FROM items WHERE settled_at IS NULL AND {which} ORDER BY seq LIMIT ?)
 ) AS found) AS counted WHERE upto - length(body) < ?
@@ -29,7 +29,8 @@ SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto F
 PAGE_CHARACTERS = 8_000_000
 CALLERS = "SELECT DISTINCT caller FROM items WHERE settled_at IS NULL"
 REPLAYED = """
-SELECT i.lane, min(a.app), min(i.seq), max(i.seq) FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
+SELECT i.lane, min(a.app), min(i.seq), max(i.seq)
+FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
 WHERE i.settled_at IS NULL AND i.replay > ? AND i.replay <= ? GROUP BY i.lane
 """
 EARLIER = """

@@ -115,7 +115,7 @@ class RenewLeases:
         cursor.execute(statement, (self.owner, judged_at, self.liveness, _text(self.dead)))
 
     def _take_shards(self, cursor: Cursor) -> tuple[frozenset[int], int]:
-        """Take free shards up to the fair part; return all own shards, and how many to give back."""
+        """Take free shards up to the fair part; return all own ones, and how many to give back."""
         cursor.execute(AVAILABLE, (self.owner,))
         available = cursor.fetchall()
         mine = [shard for shard, owner in available if owner is not None]

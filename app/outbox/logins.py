@@ -53,13 +53,17 @@ SELECT i.seq, i.settled_at IS NOT NULL, i.action, i.subject, i.body
 FROM logins l JOIN items i ON i.seq = l.seq JOIN acceptances a ON a.first_seq = i.acceptance
 WHERE l.lane = ? AND a.app = ? AND i.body IS NOT NULL AND i.seq < ? AND i.action <> '{ERASES}'
 """
-JOIN = "INSERT INTO logins (lane, seq) SELECT v.lane, v.seq FROM {rows} AS v WHERE true ON CONFLICT DO NOTHING"
+JOIN = """
+INSERT INTO logins (lane, seq) SELECT v.lane, v.seq FROM {rows} AS v WHERE true
+ON CONFLICT DO NOTHING
+"""
 DELETIONS = f"""
 SELECT i.lane, l.lane FROM logins l JOIN items i ON i.seq = l.seq
 WHERE i.action = '{ERASES}' AND l.lane >= 0 AND l.seq IN {{seqs}}
 """
 MARK_LAST = f"""
-INSERT INTO logins (lane, seq) SELECT {LAST_TRY}, v.seq FROM {{rows}} AS v WHERE true ON CONFLICT DO NOTHING
+INSERT INTO logins (lane, seq) SELECT {LAST_TRY}, v.seq FROM {{rows}} AS v WHERE true
+ON CONFLICT DO NOTHING
 """
 MARKED = f"SELECT seq FROM logins WHERE lane = {LAST_TRY} AND seq IN {{seqs}}"
 GIVE_UP = "UPDATE items SET body = NULL, leanplum = v.said FROM {rows} AS v WHERE items.seq = v.seq"
@@ -145,7 +149,7 @@ def remove(cursor: Cursor, found: Sequence[Row]) -> None:
         cursor.execute(statement, (_text(found),))
 
 
-# --- whoever is named was erased --------------------------------------------------------------------------------------
+# --- logins that name an erased user ---
 
 
 def erase(cursor: Cursor, cipher: BodyCipher, app: str, subject: str, before: int) -> int:

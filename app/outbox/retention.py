@@ -58,7 +58,8 @@ DELETE FROM item_ids WHERE seq IN {seqs} AND (app, id) IN (
 ACCEPTANCES = """
 DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
     SELECT 1 FROM items i
-    WHERE i.acceptance = acceptances.first_seq AND i.seq >= acceptances.first_seq AND i.seq < coalesce(
+    WHERE i.acceptance = acceptances.first_seq AND i.seq >= acceptances.first_seq
+      AND i.seq < coalesce(
         (SELECT min(b.first_seq) FROM acceptances b WHERE b.first_seq > acceptances.first_seq),
         9000000000000000000
     )

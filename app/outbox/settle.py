@@ -18,20 +18,22 @@ from app.outbox.erasure import anonymize, redact
 # One statement for all items of all calls that settle together, whatever their number: each
 # statement gives the interpreter's lock up and has to wait for it again.
 DELIVERED = """
-UPDATE items SET status = 'delivered', settled_at = ?, attempts = attempts + 1, next_attempt_at = NULL, leanplum = NULL,
-       body = NULL
+UPDATE items SET status = 'delivered', settled_at = ?, attempts = attempts + 1,
+       next_attempt_at = NULL, leanplum = NULL, body = NULL
 WHERE seq IN {seqs}
 """
 OTHERWISE = """
-UPDATE items SET status = v.status, settled_at = v.settled_at, next_attempt_at = v.due, attempts = attempts + v.counts,
-       leanplum = v.leanplum, body = CASE WHEN v.keeps = 1 THEN body END
+UPDATE items SET status = v.status, settled_at = v.settled_at, next_attempt_at = v.due,
+       attempts = attempts + v.counts, leanplum = v.leanplum,
+       body = CASE WHEN v.keeps = 1 THEN body END
 FROM {rows} AS v WHERE items.seq = v.seq
 """
 CLOSE = "DELETE FROM attempts WHERE id IN {ids} RETURNING id"
 ATTEMPTS = "INSERT INTO attempts (id, owner, items, lanes, started_at)"
 FORGET = "DELETE FROM attempts WHERE id IN {ids}"
 HELD = """
-SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner WHERE l.owner = ? AND d.expires_at >= ?
+SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner
+WHERE l.owner = ? AND d.expires_at >= ?
 """
 COUNT, THERE = (f"SELECT {what} FROM items WHERE seq IN {{seqs}}" for what in ("count(*)", "seq"))
 AS_IT_IS = "SELECT seq, status, settled_at IS NULL FROM items WHERE seq IN {seqs}"

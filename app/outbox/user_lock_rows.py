@@ -35,19 +35,22 @@ LOCKS = f"SELECT id, ticket, lanes, holder, lock, granted FROM user_locks WHERE 
 LOGINS = "logins"  # stands for them in the place of a lock's id
 LOCKS_AND_LOGINS = f"{LOCKS} UNION ALL SELECT '{LOGINS}', 0, '[]', '', NULL, 0 WHERE {logins.ANY}"
 ATTEMPTS = """
-SELECT a.lanes, a.started_at, a.owner, d.expires_at, d.lock FROM attempts a LEFT JOIN deliverers d ON d.id = a.owner
+SELECT a.lanes, a.started_at, a.owner, d.expires_at, d.lock
+FROM attempts a LEFT JOIN deliverers d ON d.id = a.owner
 """
 OPEN = "SELECT lanes FROM attempts"
 WAITS = "SELECT 1 FROM items WHERE settled_at IS NULL AND seq > ? AND lane IN {lanes} LIMIT 1"
 PUT = """
 INSERT INTO user_locks (id, ticket, lanes, holder, lock, granted, lease_ms, expires_at)
 SELECT ?, coalesce(max(ticket), 0) + 1, ?, ?, ?, ?, ?, ? FROM user_locks WHERE true
-ON CONFLICT (id) DO UPDATE SET granted = excluded.granted, expires_at = excluded.expires_at, lock = excluded.lock
+ON CONFLICT (id) DO UPDATE
+SET granted = excluded.granted, expires_at = excluded.expires_at, lock = excluded.lock
 """
 REMOVE = "DELETE FROM user_locks WHERE id IN {ids}"
 GIVEN_UP = "DELETE FROM user_locks WHERE granted = 0 AND {column} IN {ids}"
 OUTLIVED = """
-UPDATE user_locks SET holder = '', lock = NULL, lease_ms = ?, expires_at = ? WHERE granted = 1 AND {column} IN {ids}
+UPDATE user_locks SET holder = '', lock = NULL, lease_ms = ?, expires_at = ?
+WHERE granted = 1 AND {column} IN {ids}
 """
 EXPIRED = f"DELETE FROM user_locks WHERE NOT {IN_FORCE}"
 STEPPED = "UPDATE user_locks SET expires_at = ? + lease_ms WHERE expires_at > ? + lease_ms"
