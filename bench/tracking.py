@@ -192,7 +192,11 @@ def _settings(folder: str, name: str) -> Settings:
 
 
 def _post_step(app: Any, sent: list[bytes]) -> Step:
-    headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
+    headers = [
+        (b"host", b"gateway"),
+        (b"authorization", f"Bearer {KEY}".encode()),
+        (b"content-type", b"application/json"),
+    ]
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
