@@ -3,11 +3,11 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from sqlalchemy import Engine
@@ -171,21 +171,16 @@ async def gateway(
     sealer = _sealer(core)
     tracking = _tracking(core)
     enrichment = _enrichment(core)
-    background = [
-        *_run_shared_parts(core),
-        *(
-            asyncio.create_task(run())
-            for run in (
-                directory.run,
-                enrichment.run,
-                folding.run,
-                sealer.run,
-                tracking.names.run,
-                tracking.plans.run,
-                tracking.violations.run,
-            )
-        ),
-    ]
+    background = _start_loops(
+        core,
+        directory.run,
+        enrichment.run,
+        folding.run,
+        sealer.run,
+        tracking.names.run,
+        tracking.plans.run,
+        tracking.violations.run,
+    )
     try:
         async with (
             _locking(core) as (liveness, locks),
@@ -235,15 +230,18 @@ async def gateway(
         core.engine.dispose()
 
 
-def _run_shared_parts(core: Core) -> list[asyncio.Task[None]]:
-    """Start the loops of the parts that all others share."""
-    loops = (
+def _start_loops(
+    core: Core, *others: Callable[[], Coroutine[Any, Any, None]]
+) -> list[asyncio.Task[None]]:
+    """Start the loops of the parts that all others share, and the given ones."""
+    loops: list[Callable[[], Coroutine[Any, Any, None]]] = [
         core.apps.run,
         core.audit.pseudonyms.run,
         core.recorder.run,
         _housekeeper(core.settings, core.outbox).run,
         partial(_watch_clock, core.clock),
-    )
+        *others,
+    ]
     return [asyncio.create_task(run()) for run in loops]
 
 
