@@ -4,13 +4,13 @@ One event, from the socket to its receipt:
 
     HTTP in ─ server.http1 ─ server.middleware ─ api.events
        ─ http.authentication (callers) ─ http.rate_limiting (limits)
-       ─ http.body ─ ingest.validate ─ enrichment.pipeline ─ tracking.checker ─ ingest.service
+       ─ http.body ─ ingest.validate (calls enrichment, tracking.checker) ─ ingest.service
                                                                                      │
        202 ─ one durable commit (database.writer) ─ outbox.accept ───────────────────┘
                          │
             outbox (SQLite or PostgreSQL)
-               └─ outbox.claims ─ delivery.window ─ leanplum.mapping ─ leanplum.client ─ Leanplum
-                                  delivery.deliverer                        │
+               └─ outbox.waiting_items ─ delivery.window ─ leanplum.mapping ─ leanplum.client
+                                  delivery.deliverer                        │ Leanplum
                   outbox.settle ─ delivery.verdicts ─ leanplum.replies ─────┘
                                   delivery.bisection, when a call is refused as a whole
 

@@ -19,7 +19,7 @@ from app.audit.records import AuditMacs
 from app.database.engine import connect, reading, transaction
 from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import Acceptance, NewItem, ReadRequest
-from app.outbox import claims
+from app.outbox import waiting_items
 from app.outbox.accept import Accept
 from app.outbox.erasure import ActiveErasures
 from app.outbox.settle import Begin
@@ -95,7 +95,9 @@ class ReadVariant:
         """Return the processor seconds of reading one page."""
         with reading(self._engine) as connection:
             began = time.thread_time()
-            result = claims.look(connection, ReadRequest(tail=0, limit=PAGE), self._cipher)
+            result = waiting_items.read_waiting_items(
+                connection, ReadRequest(tail=0, limit=PAGE), self._cipher
+            )
             taken = time.thread_time() - began
         assert result.tail is not None
         assert len(result.tail.items) == PAGE

@@ -54,7 +54,7 @@ from app.http import (
 )
 from app.ingest import (
     MAX_FAULTS,
-    Checker,
+    CallSteps,
     Ingest,
     ItemSteps,
     pointer,
@@ -99,7 +99,7 @@ class BatchHandler:
         try:
             app = authenticator.choose_app(context, caller)
             await limiter.refuse_spent(context, caller, ask=not is_small(context))
-            validated, checker = await self._validated(context, receive, caller, app)
+            validated, item_steps = await self._validated(context, receive, caller, app)
         except RateLimited:
             raise
         except Refusal:
@@ -124,7 +124,7 @@ class BatchHandler:
                 caller,
                 items,
                 now=now_ms(),
-                checker=checker,
+                item_steps=item_steps,
                 refused=count - len(items),
                 batch=True,
             )
@@ -139,8 +139,8 @@ class BatchHandler:
 
     async def _validated(
         self, context: RequestContext, receive: Receive, caller: Caller, app: App
-    ) -> tuple[Sequence[NewItem | RefusedItem], Checker]:
-        """Return the items of the body, each valid or refused, and their checker.
+    ) -> tuple[Sequence[NewItem | RefusedItem], CallSteps]:
+        """Return the items of the body, each valid or refused, and their item_steps.
 
         Raises Refusal for the body as a whole.
         """
@@ -149,25 +149,25 @@ class BatchHandler:
         body = await self._bodies.read(context, receive)
         most = self._max_items
         await self._refuse_beyond_limit(context, caller, body, is_json=is_json)
-        checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
-        context.checker = checker
+        item_steps = self._ingest.item_steps(app, caller, now_ms(), context.origin.named)
+        context.item_steps = item_steps
         refuse_crowded(body, MEMBERS_PER_ITEM * most, lines=not is_json)
         validated: Sequence[NewItem | RefusedItem] | None = None
         if is_json and body.count(b'"action"') <= most and body.count(b",") <= FEW_COMMAS:
-            validated = validate.fast_batch(body, checker)
+            validated = validate.fast_batch(body, item_steps)
         if validated is None:
-            checker.restart()
+            item_steps.restart()
             if is_json:
-                validated = await _validated_json(body, most, checker)
+                validated = await _validated_json(body, most, item_steps)
             else:
-                validated = await _validated_lines(body, most, checker)
+                validated = await _validated_lines(body, most, item_steps)
         if len(validated) > most:
             raise _too_many(len(validated), most)
         if not validated:
             raise Invalid(
                 (Fault("/items" if is_json else "", "must contain at least one item", "count"),)
             )
-        return validated, checker
+        return validated, item_steps
 
     async def _refuse_beyond_limit(
         self, context: RequestContext, caller: Caller, body: bytes, *, is_json: bool
@@ -213,7 +213,7 @@ def _too_many(count: int, most: int) -> TooLarge:
 
 
 async def _validated_lines(
-    body: bytes, most: int, enricher: ItemSteps
+    body: bytes, most: int, item_steps: ItemSteps
 ) -> list[NewItem | RefusedItem]:
     """Validate the lines of NDJSON, and serve other requests between two lines."""
     lines = _lines(body)
@@ -221,13 +221,13 @@ async def _validated_lines(
         raise _too_many(len(lines), most)
     validated = list[NewItem | RefusedItem]()
     for line in lines:
-        validated.append(_validated_line(line.removeprefix(BOM), enricher))
+        validated.append(_validated_line(line.removeprefix(BOM), item_steps))
         await asyncio.sleep(0)
     return validated
 
 
 async def _validated_json(
-    body: bytes, most: int, enricher: ItemSteps
+    body: bytes, most: int, item_steps: ItemSteps
 ) -> list[NewItem | RefusedItem]:
     """Validate the items of a JSON batch, and serve other requests between two items.
 
@@ -250,25 +250,25 @@ async def _validated_json(
         raise _too_many(len(items), most)
     validated = list[NewItem | RefusedItem]()
     for index, item in enumerate(items):
-        validated.append(validated_item(item, f"/items/{index}", enricher))
+        validated.append(validated_item(item, f"/items/{index}", item_steps))
         await asyncio.sleep(0)
     return validated
 
 
-def _validated_line(line: bytes, enricher: ItemSteps) -> NewItem | RefusedItem:
+def _validated_line(line: bytes, item_steps: ItemSteps) -> NewItem | RefusedItem:
     try:
-        return validated_item(parse_json(line), "", enricher)
+        return validated_item(parse_json(line), "", item_steps)
     except Malformed as refusal:
         return refusal
 
 
-def validated_item(raw: Any, base: str, enricher: ItemSteps) -> NewItem | RefusedItem:
+def validated_item(raw: Any, base: str, item_steps: ItemSteps) -> NewItem | RefusedItem:
     """Return the item in parsed JSON, or its refusal, whose pointers begin with `base`."""
     crowded = crowded_error(raw, base)
     if crowded is not None:
         return crowded
     try:
-        return validate.of_any_action(raw, base, enricher)
+        return validate.of_any_action(raw, base, item_steps)
     except Invalid as refusal:
         return refusal
 
@@ -292,7 +292,7 @@ def permitted(
 
 def _permits(app: App, caller: Caller, action: str) -> bool:
     """Tell whether every item of the action may be sent."""
-    known = validate.ACTIONS[action]
+    known = validate.ITEM_ACTIONS[action]
     if known.scope not in caller.scopes or known.key not in app.keys:
         return False
     return action != RESETS_ANOMALIES or KeyKind.DEVELOPMENT in app.keys
@@ -307,7 +307,7 @@ def _lacks_development_key(app: App, validated: Sequence[NewItem | RefusedItem])
 
 def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | RefusedItem:
     try:
-        require_scope(caller, validate.ACTIONS[item.action].scope)
+        require_scope(caller, validate.ITEM_ACTIONS[item.action].scope)
         require_leanplum_key(app, key_for(item.action, item.body))
     except (Forbidden, KeyNotConfigured) as refusal:
         return refusal

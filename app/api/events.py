@@ -46,7 +46,7 @@ from app.http import (
     require_leanplum_key,
     require_scope,
 )
-from app.ingest import Checker, Ingest, ItemSteps, validate
+from app.ingest import CallSteps, Ingest, ItemSteps, validate
 from app.leanplum.actions import ACTIONS, key_for
 from app.model import ERASES, App, KeyKind, Kind, NewItem, Removed, Scope
 
@@ -88,7 +88,7 @@ class ItemHandler:
         given: Mapping[str, Any] = NOTHING,
     ) -> Answer:
         """Accept an item of `action`; `given` are the fields in the path or the query."""
-        known = validate.ACTIONS[action]
+        known = validate.ITEM_ACTIONS[action]
         authenticator = self._authenticator
         caller, app = await authenticator.enter(context, known.scope, known.key)
         body = await self._bodies.read_json(context, receive, optional=bool(given))
@@ -96,9 +96,9 @@ class ItemHandler:
         if own_id is not None:
             given = {**given, "id": own_id}
         now = now_ms()
-        checker = self._ingest.checker(app, caller, now, context.origin.named)
-        context.checker = checker
-        item = _parse_item(action, body, given, checker)
+        item_steps = self._ingest.item_steps(app, caller, now, context.origin.named)
+        context.item_steps = item_steps
+        item = _parse_item(action, body, given, item_steps)
         context.subjects = (item.subject,)
         require_leanplum_key(app, key_for(action, item.body))
         caller = authenticator.confirm(context, caller)
@@ -111,7 +111,7 @@ class ItemHandler:
                 )
             else:
                 ((item_id, kind),) = await self._ingest.accept(
-                    context, app, caller, [item], now=now, checker=checker
+                    context, app, caller, [item], now=now, item_steps=item_steps
                 )
         except CommitUnknown as error:
             (own_id,) = error.ids
@@ -175,7 +175,9 @@ def preferred_wait(prefer: str) -> int | None:
     return min(int(match.group(1)), MAX_WAIT) if match else None
 
 
-def _parse_item(action: str, body: bytes, given: Mapping[str, Any], checker: Checker) -> NewItem:
+def _parse_item(
+    action: str, body: bytes, given: Mapping[str, Any], item_steps: CallSteps
+) -> NewItem:
     """Return the validated item in a body. Raises Malformed, Invalid.
 
     A body without given fields is nearly always valid, and validated in one pass. Otherwise the
@@ -183,18 +185,20 @@ def _parse_item(action: str, body: bytes, given: Mapping[str, Any], checker: Che
     """
     item = None
     if not given:
-        item = validate.fast_single(action, body, checker)
-    return item or _validated(action, body, given, checker.restart())
+        item = validate.fast_single(action, body, item_steps)
+    return item or _validated(action, body, given, item_steps.restart())
 
 
-def _validated(action: str, body: bytes, given: Mapping[str, Any], checker: ItemSteps) -> NewItem:
+def _validated(
+    action: str, body: bytes, given: Mapping[str, Any], item_steps: ItemSteps
+) -> NewItem:
     """Return a validated item, or report all its faults. Raises Malformed, Invalid."""
     raw = parse_json(body)
     if not isinstance(raw, dict):
         return validate.single(action, raw)
     faults = contradictions(raw, given)
     try:
-        return validate.single(action, raw, refiner=checker, faults=faults)
+        return validate.single(action, raw, item_steps=item_steps, faults=faults)
     except Invalid as error:
         raise Invalid(tuple(_placed(fault, given) for fault in error.faults)) from None
 

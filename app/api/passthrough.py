@@ -284,8 +284,8 @@ class PassthroughHandler:
             if faults:
                 raise Invalid(tuple(faults))
             if call.action in ENRICHED:
-                checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
-                moved = checker.enrich(call.action, raw).moved
+                item_steps = self._ingest.item_steps(app, caller, now_ms(), context.origin.named)
+                moved = item_steps.enrich(call.action, raw).moved
             else:
                 self._privacy.apply(app, caller, call.action, raw)
             return validate.checked(SHAPES[call.action], raw)

@@ -68,10 +68,11 @@ class PreviewHandler:
             raise
         await limiter.take(context, caller, len(raw_items))
         caller = authenticator.confirm(context, caller)
-        # The context does not get this checker: findings in previews are not counted.
-        checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
+        # The context does not get this item_steps: findings in previews are not counted.
+        item_steps = self._ingest.item_steps(app, caller, now_ms(), context.origin.named)
         validated = [
-            validated_item(raw, base.format(index), checker) for index, raw in enumerate(raw_items)
+            validated_item(raw, base.format(index), item_steps)
+            for index, raw in enumerate(raw_items)
         ]
         context.subjects = {item.subject for item in validated if isinstance(item, NewItem)}
         results = permitted(app, caller, validated)

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal, NotRequired, Required
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from app.leanplum.actions import DELIVERED
+from app.leanplum.actions import DELIVERABLE_ACTIONS
 from app.leanplum.parameters import CLOSED
 from app.leanplum.values import Bool, ItemId, Time
 from app.model import APP_NAME, KEY_NAME, Scope, Status
 
-ActionName: Any = Literal[tuple(DELIVERED)]
+ActionName: Any = Literal[tuple(DELIVERABLE_ACTIONS)]
 
 
 class LeanplumSaid(TypedDict, total=False):

@@ -19,7 +19,7 @@ from app.ingest import (
     ENRICHMENT_FIELDS,
     SegmentRules,
 )
-from app.leanplum.actions import ACTIONS, LATER
+from app.leanplum.actions import ACCEPTED_ACTIONS, ACTIONS
 from app.leanplum.values import Scalar
 from app.model import APP_NAME
 from app.patterns import Pattern, compile_pattern
@@ -29,7 +29,7 @@ STEPS = (
     "privacy", "flatten", "rename", "values", "time", "location", "device", "defaults", "contact",
     "currency", "locale", "timezone",
 )  # fmt: skip
-ENRICHED = (*LATER, "start")
+ENRICHED = (*ACCEPTED_ACTIONS, "start")
 ALL_ACTIONS = "*"
 IDENTITY_FIELDS = frozenset({"action", "id", "userId", "deviceId", "newUserId", "time"})
 # Fields that later steps set: a rename of one would also rename, the next time, what they have set.

@@ -17,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from app.callers.key_format import PREFIX
 from app.errors import Fault, Invalid
 from app.http.proxies import Origin, TrustedProxies, plain
-from app.ingest.service import Checker
+from app.ingest.service import CallSteps
 from app.model import App, Caller
 from app.telemetry import describe
 
@@ -54,13 +54,13 @@ class RequestContext:
         "address",
         "app",
         "caller",
-        "checker",
         "credential",
         "cut_off",
         "details",
         "faulty",
         "headers",
         "held",
+        "item_steps",
         "method",
         "operation",
         "origin",
@@ -108,8 +108,8 @@ class RequestContext:
         # The id of a key in the request that is no longer valid.
         self.shown_key_id: str | None = None
         self.app: App | None = None
-        # The tracking plan checker of the request's items, once it exists.
-        self.checker: Checker | None = None
+        # What enriches and checks the request's items, once it exists; it counts what it found.
+        self.item_steps: CallSteps | None = None
         # True once the audit record of the request is written or being written.
         self.recorded = False
         # The ids of the resources that the request acts on, for the audit record.

@@ -13,7 +13,7 @@ from app.ingest.faults import (
     unknown_field,
 )
 from app.ingest.segment_context import SegmentRules
-from app.ingest.service import Checker, Ingest
+from app.ingest.service import CallSteps, Ingest
 from app.ingest.time_slices import RestingThread, in_slices, turn
 from app.ingest.validate import (
     ENRICHMENT_FIELDS,
@@ -27,7 +27,7 @@ __all__ = [
     "ENRICHMENT_FIELDS",
     "MAX_FAULTS",
     "NO_STEPS",
-    "Checker",
+    "CallSteps",
     "Flattened",
     "Ingest",
     "ItemSteps",

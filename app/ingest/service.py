@@ -1,6 +1,7 @@
 """Accept items durably: the one use case behind /v1, the SDK protocol and the Segment protocol.
 
-Each protocol reads its calls and makes items of them with `checker`; `accept` commits them.
+Each protocol parses its requests and turns them into items with `app/ingest/validate.py`, which gets
+the steps around validation from `Ingest.item_steps`. `Ingest.accept` commits the items.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any, Protocol
 
 from app import ids
 from app.ingest.time_slices import in_slices
-from app.ingest.validate import ItemSteps
+from app.ingest.validate import NO_STEPS, ItemSteps
 from app.model import Acceptance, App, Caller, NewItem, Removed, Taken
 from app.telemetry import Metrics
 
@@ -27,11 +28,11 @@ class CallFacts(Protocol):
     refused_subjects: Collection[str]
 
 
-Name = Any  # of an event, a state, a parameter or an attribute; only the checker reads it
+Name = Any  # of an event, a state, a parameter or an attribute; only `CallSteps` reads it
 
 
-class Checker(ItemSteps, Protocol):
-    """Check the items of one call against the tracking plan and the names of their app."""
+class CallSteps(ItemSteps, Protocol):
+    """The steps around validation for the items of one call, and the new names that they found."""
 
     @property
     def has_new_names(self) -> bool:
@@ -80,10 +81,10 @@ class EnricherSource(Protocol):
 
 
 class CheckerSource(Protocol):
-    """The source of checkers, with the tracking plans and the names of all apps."""
+    """The source of the checks, with the tracking plans and the names of all apps."""
 
-    def checker(self, app_name: str, enricher: ItemSteps) -> Checker:
-        """Return the checker of one call, with the enrichment that comes before it."""
+    def add_checks(self, app_name: str, enricher: ItemSteps) -> CallSteps:
+        """Return the steps of one call: those of `enricher`, then the checks of the app."""
         ...
 
 
@@ -102,17 +103,19 @@ class Ingest:
         self._outbox, self._enrichment, self._tracking = outbox, enrichment, tracking
         self._pseudonyms, self._metrics = pseudonyms, metrics
 
-    def checker(self, app: App, caller: Caller, now: int, address: str | None = None) -> Checker:
-        """Return the enrichment and the checks of one call, for the validation of its items.
+    def item_steps(
+        self, app: App, caller: Caller, now: int, address: str | None = None
+    ) -> CallSteps:
+        """Return the steps around validation for the items of one call: enrichment and checks.
 
         `address` is the end user's.
         """
         enricher = self._enrichment.enricher(app.name, caller.key_id, now, address)
-        return self._tracking.checker(app.name, enricher)
+        return self._tracking.add_checks(app.name, enricher)
 
-    def plain_checker(self, app: App, enricher: ItemSteps) -> Checker:
-        """Return the checks of one call whose items are enriched by `enricher`."""
-        return self._tracking.checker(app.name, enricher)
+    def checks(self, app: App) -> CallSteps:
+        """Return the checks of one call whose items are not enriched by these steps."""
+        return self._tracking.add_checks(app.name, NO_STEPS)
 
     async def accept(
         self,
@@ -122,7 +125,7 @@ class Ingest:
         items: list[NewItem],
         *,
         now: int,
-        checker: Checker,
+        item_steps: CallSteps,
         refused: int = 0,
         batch: bool = False,
         seconds: float | None = None,
@@ -133,16 +136,16 @@ class Ingest:
         commit, when that is less than usual. Raises QueueFull, StorageUnavailable, CommitUnknown.
         """
         acceptance = self._acceptance(call, app, caller, items, now, refused, batch)
-        if not checker.has_new_names:
+        if not item_steps.has_new_names:
             taken: Sequence[Taken] = await self._outbox.accept(acceptance, seconds)
         else:
-            claimed, names = await _claim(checker, items)
+            claimed, names = await _claim(item_steps, items)
             try:
                 taken = await self._outbox.accept(acceptance, seconds)
             except BaseException:
-                await checker.learn((), names)
+                await item_steps.learn((), names)
                 raise
-            await checker.learn(_accepted_names(claimed, taken), names)
+            await item_steps.learn(_accepted_names(claimed, taken), names)
         call.recorded = True
         self._metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
         return taken
@@ -160,11 +163,11 @@ class Ingest:
         self._metrics.accepted.inc(taken[1] == "accepted")
         return taken, removed.get(item.subject)
 
-    async def learn_relayed(self, checker: Checker, items: Sequence[NewItem]) -> None:
+    async def learn_relayed(self, item_steps: CallSteps, items: Sequence[NewItem]) -> None:
         """Keep the new names of items that Leanplum took while their caller waited."""
-        if checker.has_new_names:
-            _, names = await _claim(checker, items)
-            await checker.learn(names, names)
+        if item_steps.has_new_names:
+            _, names = await _claim(item_steps, items)
+            await item_steps.learn(names, names)
 
     def _acceptance(
         self,
@@ -194,17 +197,19 @@ class Ingest:
         )
 
 
-async def _claim(checker: Checker, items: Sequence[NewItem]) -> tuple[list[list[Name]], list[Name]]:
+async def _claim(
+    item_steps: CallSteps, items: Sequence[NewItem]
+) -> tuple[list[list[Name]], list[Name]]:
     """Count the new names of items from now on; return those of each item, and each name once."""
     names: dict[Name, None] = {}
 
     def new_names() -> Iterator[list[Name]]:
-        for names_of_item in checker.new_names(items):
+        for names_of_item in item_steps.new_names(items):
             names.update(dict.fromkeys(names_of_item))
             yield names_of_item
 
     claimed = await in_slices(new_names())
-    checker.claim(names)
+    item_steps.claim(names)
     return claimed, list(names)
 
 

@@ -4,9 +4,12 @@ A valid body takes one pass through pydantic's core. Only a body in which that f
 again, item by item, so that each fault gets its pointer and its sentence, and an invalid item does
 not affect the others.
 
-An `ItemSteps` object of the call represents the steps around validation: enrichment before, checks
-after. A valid body is validated first and enriched then; a body with a fault is enriched first,
-since enrichment may correct the fault.
+`ItemSteps` are the steps around validation. An object of them is made for each call, because what it
+works with (the caller, the app, the clock, the end user's address) belongs to the call:
+
+- A valid body is validated, then enriched, then checked.
+- A body with a fault is read again: enriched first, because enrichment may correct the fault, then
+  validated for all its faults. If it has none, it is checked.
 """
 
 import types
@@ -22,7 +25,7 @@ from typing_extensions import TypedDict
 from app import suggestions
 from app.errors import Fault, Invalid
 from app.ingest.faults import MAX_FAULTS, as_sent, found_by
-from app.leanplum.actions import LATER, About, Action
+from app.leanplum.actions import ACCEPTED_ACTIONS, About, Action
 from app.leanplum.values import Text, Time
 from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
 
@@ -137,10 +140,10 @@ def _in_batch(action: Action) -> Any:
     return made
 
 
-SHAPES: dict[str, Any] = {name: _in_batch(action) for name, action in LATER.items()}
+SHAPES: dict[str, Any] = {name: _in_batch(action) for name, action in ACCEPTED_ACTIONS.items()}
 _AnyShape: Any = Union[tuple(SHAPES.values())]  # noqa: UP007
 BatchItem: Any = Annotated[_AnyShape, Field(discriminator="action")]
-ACTIONS = {
+ITEM_ACTIONS = {
     name: QueuedAction(
         name,
         scope=action.scope,
@@ -150,7 +153,7 @@ ACTIONS = {
         alone=TypeAdapter(action.shape),
         in_batch=TypeAdapter(SHAPES[name]),
     )
-    for name, action in LATER.items()
+    for name, action in ACCEPTED_ACTIONS.items()
 }
 
 
@@ -183,7 +186,7 @@ BATCH: TypeAdapter[Any] = TypeAdapter(Batch)
 
 
 def item(
-    action: str, fields: dict[str, Any], refiner: ItemSteps = NO_STEPS, notes: Notes = NO_NOTES
+    action: str, fields: dict[str, Any], item_steps: ItemSteps = NO_STEPS, notes: Notes = NO_NOTES
 ) -> NewItem:
     """Return the item that validated and enriched `fields` make.
 
@@ -191,11 +194,11 @@ def item(
     """
     own_id = fields.pop("id", None)
     fields.pop("action", None)
-    known = ACTIONS[action]
+    known = ITEM_ACTIONS[action]
     subject = subject_of(fields)
     if subject is None or known.check(fields) is not None:
         raise Invalid(tuple(_joint_faults(action, fields)))
-    notes = refiner.check(action, fields, notes)
+    notes = item_steps.check(action, fields, notes)
     # Equal contents need equal texts: a repeat of the id is compared with this one
     sorting = orjson.OPT_SORT_KEYS if own_id is not None else None
     body = orjson.dumps(fields, option=sorting).decode()
@@ -222,8 +225,11 @@ def subject_of(fields: Mapping[str, Any]) -> str | None:
 
 def _joint_faults(action: str, fields: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield the faults that concern more than one field."""
-    known = ACTIONS[action]
-    if LATER[action].required <= fields.keys() and (fault := known.check(fields)) is not None:
+    known = ITEM_ACTIONS[action]
+    if (
+        ACCEPTED_ACTIONS[action].required <= fields.keys()
+        and (fault := known.check(fields)) is not None
+    ):
         yield fault
     if subject_of(fields) is None and known.about is not About.DEVICE:
         yield Fault("", "userId or deviceId is required", "missing-subject")
@@ -243,7 +249,7 @@ def single(
     raw: Any,
     base: str = "",
     *,
-    refiner: ItemSteps = NO_STEPS,
+    item_steps: ItemSteps = NO_STEPS,
     batched: bool = False,
     faults: Sequence[Fault] = (),
 ) -> NewItem:
@@ -252,9 +258,9 @@ def single(
     Raises Invalid with every fault, including the given `faults`. Pointers start with `base`, and
     lead into `raw` as it was before it was enriched.
     """
-    adapter = ACTIONS[action].in_batch if batched else ACTIONS[action].alone
+    adapter = ITEM_ACTIONS[action].in_batch if batched else ITEM_ACTIONS[action].alone
     fields: Any = raw if isinstance(raw, dict) else {}
-    notes = refiner.enrich(action, fields)
+    notes = item_steps.enrich(action, fields)
     found = [*faults]
     try:
         fields = adapter.validate_python(raw)
@@ -264,14 +270,14 @@ def single(
         found += _joint_faults(action, fields)
     try:
         if not found:
-            return item(action, fields, refiner, notes)
+            return item(action, fields, item_steps, notes)
     except Invalid as error:
         found += error.faults
     sent = (as_sent(fault, notes.moved) for fault in found[:MAX_FAULTS])
     raise Invalid(tuple(replace(fault, pointer=base + fault.pointer) for fault in sent))
 
 
-def of_any_action(raw: Any, base: str = "", refiner: ItemSteps = NO_STEPS) -> NewItem:
+def of_any_action(raw: Any, base: str = "", item_steps: ItemSteps = NO_STEPS) -> NewItem:
     """Return the item of a batch that parsed JSON makes.
 
     Raises Invalid with every fault; pointers start with `base`.
@@ -279,41 +285,41 @@ def of_any_action(raw: Any, base: str = "", refiner: ItemSteps = NO_STEPS) -> Ne
     if not isinstance(raw, dict):
         raise Invalid((Fault(base, "must be an object", "type"),))
     action = raw.get("action")
-    if not isinstance(action, str) or action not in ACTIONS:
+    if not isinstance(action, str) or action not in ITEM_ACTIONS:
         raise Invalid((Fault(f"{base}/action", _unknown_action(action), "unknown-action"),))
-    return single(action, raw, base, refiner=refiner, batched=True)
+    return single(action, raw, base, item_steps=item_steps, batched=True)
 
 
 def _unknown_action(action: Any) -> str:
     """Return the sentence about an action that is missing or unknown."""
-    meant = suggestions.hint(action, ACTIONS) if isinstance(action, str) else ""
-    return f"unknown action{meant}" if meant else f"must be one of {', '.join(ACTIONS)}"
+    meant = suggestions.hint(action, ITEM_ACTIONS) if isinstance(action, str) else ""
+    return f"unknown action{meant}" if meant else f"must be one of {', '.join(ITEM_ACTIONS)}"
 
 
-def fast_single(action: str, body: bytes, refiner: ItemSteps = NO_STEPS) -> NewItem | None:
+def fast_single(action: str, body: bytes, item_steps: ItemSteps = NO_STEPS) -> NewItem | None:
     """Return the item that a valid body makes; None if it must be read again to find the faults."""
     try:
-        fields = ACTIONS[action].alone.validate_json(body)
-        notes = refiner.enrich(action, fields)
+        fields = ITEM_ACTIONS[action].alone.validate_json(body)
+        notes = item_steps.enrich(action, fields)
         if notes.reshaped:  # enrichment made new fields, which have to be valid as well
-            fields = ACTIONS[action].alone.validate_python(fields)
-        return item(action, fields, refiner, notes)
+            fields = ITEM_ACTIONS[action].alone.validate_python(fields)
+        return item(action, fields, item_steps, notes)
     except (ValidationError, Invalid):
         return None
 
 
-def fast_batch(body: bytes, refiner: ItemSteps = NO_STEPS) -> list[NewItem] | None:
+def fast_batch(body: bytes, item_steps: ItemSteps = NO_STEPS) -> list[NewItem] | None:
     """Return the items that a valid batch makes; None if it must be read again for its faults."""
     try:
-        return [_enriched(fields, refiner) for fields in BATCH.validate_json(body)["items"]]
+        return [_enriched(fields, item_steps) for fields in BATCH.validate_json(body)["items"]]
     except (ValidationError, Invalid):
         return None
 
 
-def _enriched(fields: dict[str, Any], refiner: ItemSteps) -> NewItem:
+def _enriched(fields: dict[str, Any], item_steps: ItemSteps) -> NewItem:
     """Return the item that one valid entry of a batch makes."""
     action = fields["action"]
-    notes = refiner.enrich(action, fields)
+    notes = item_steps.enrich(action, fields)
     if notes.reshaped:
-        fields = ACTIONS[action].in_batch.validate_python(fields)
-    return item(action, fields, refiner, notes)
+        fields = ITEM_ACTIONS[action].in_batch.validate_python(fields)
+    return item(action, fields, item_steps, notes)

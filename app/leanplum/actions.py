@@ -1,7 +1,8 @@
 """The table of all Leanplum actions, and their names as callers write them. Pure.
 
-An entry in the table is all that a further action needs: validation, the choice of a key, packing,
-the SDK protocol and the documentation all follow it. Sources: Leanplum's API reference (42
+Validation, the choice of a key, packing, the SDK protocol and the documentation follow the table. A
+further action needs an entry here, its parameters, a route under /v1, and an entry in the
+simulator's own table (see CONTRIBUTING.md). Sources: Leanplum's API reference (42
 actions), its SDKs' code (the last ten); fact sheet §2 for the keys, §3 for the rest.
 """
 
@@ -53,7 +54,10 @@ class Action:
 
     @property
     def read_only(self) -> bool:
-        """Return whether the action changes nothing at Leanplum."""
+        """True when the action changes nothing at Leanplum.
+
+        Its name tells: Leanplum names all actions that read `get…` or `list…`, except for two.
+        """
         return self.name.startswith(("get", "list")) or self.name in {"exportUser", "downloadFile"}
 
     @property
@@ -347,16 +351,22 @@ ACTIONS: dict[str, Action] = {
         _ios("getViewControllerVersionsList"),
     )
 }
-QUEUED = {name: action for name, action in ACTIONS.items() if action.later}
+# Accepted durably and delivered in the background, by /v1 or from SDKs
+BACKGROUND_ACTIONS = {name: action for name, action in ACTIONS.items() if action.later}
 # Actions that a setting may have relayed for SDKs: none that needs a call of its own, and none that
 # blocks a user
 RELAYABLE = tuple(
-    name for name, action in QUEUED.items() if not action.alone and action.scope is not ERASE
+    name
+    for name, action in BACKGROUND_ACTIONS.items()
+    if not action.alone and action.scope is not ERASE
 )
-# Actions that may be delivered in the background; `start` only for the sessions of an SDK's batch
-# before the last one
-DELIVERED = {"start": ACTIONS["start"], **QUEUED}
-LATER = {name: action for name, action in QUEUED.items() if action.documented}
+# All actions that an item may have. `start` is one only for the sessions of an SDK's batch before
+# the last one: the last `start` is relayed, since the SDK uses its response.
+DELIVERABLE_ACTIONS = {"start": ACTIONS["start"], **BACKGROUND_ACTIONS}
+# Accepted as items by /v1: without those that only SDKs send
+ACCEPTED_ACTIONS = {
+    name: action for name, action in BACKGROUND_ACTIONS.items() if action.documented
+}
 
 
 def key_for(action: str, body: str) -> KeyKind:

@@ -31,7 +31,7 @@ from app.model import (
     Taken,
     Verdict,
 )
-from app.outbox import claims, erasure, logins, receipts, retention
+from app.outbox import erasure, logins, receipts, retention, waiting_items
 from app.outbox.accept import Accept, Erase
 from app.outbox.dead_letters import DeadLetterService
 from app.outbox.leases import Pseudonymize, ReleaseLeases, RenewLeases
@@ -283,7 +283,9 @@ class Outbox:
 
     async def look(self, wanted: ReadRequest) -> ReadResult:
         """Read what a deliverer requests of the queue."""
-        return await self._read(partial(claims.look, wanted=wanted, cipher=self._cipher))
+        return await self._read(
+            partial(waiting_items.read_waiting_items, wanted=wanted, cipher=self._cipher)
+        )
 
     async def begin(
         self,

@@ -191,8 +191,8 @@ class Middleware:
         seconds = time.perf_counter() - context.started
         self._metrics.requests.add(context.operation, status, seconds)
         key_id = context.caller.key_id if context.caller else None
-        if context.checker is not None:
-            context.checker.count_findings(key_id or "")
+        if context.item_steps is not None:
+            context.item_steps.count_findings(key_id or "")
         if context.path in QUIET:
             return
         log.info(

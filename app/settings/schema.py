@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.errors import StartRefused
-from app.leanplum.actions import DELIVERED
+from app.leanplum.actions import DELIVERABLE_ACTIONS
 from app.leanplum.connections import Route
 from app.leanplum.http_response import MAX_DOWNLOAD_BYTES, MAX_RESPONSE_BYTES
 from app.model import KeyKind
@@ -308,7 +308,7 @@ class Settings(BaseSettings):
     def not_twice(self) -> frozenset[str]:
         """The actions that are not sent again after Leanplum's response was lost."""
         default, _, exceptions = self.gateway_unknown_policy.partition(",")
-        policies = dict.fromkeys(DELIVERED, default) | dict(split_pairs(exceptions))
+        policies = dict.fromkeys(DELIVERABLE_ACTIONS, default) | dict(split_pairs(exceptions))
         return frozenset(action for action, policy in policies.items() if policy == "hold")
 
     @property

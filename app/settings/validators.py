@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from app import urls
-from app.leanplum.actions import DELIVERED, RELAYABLE, validate_extra_action
+from app.leanplum.actions import DELIVERABLE_ACTIONS, RELAYABLE, validate_extra_action
 from app.leanplum.connections import TAKES, is_proxy
 from app.settings import units
 
@@ -24,7 +24,7 @@ TAXONOMY = {"events": 500, "states": 500, "params": 200, "attributes": 500}
 RELAYED_TAKES = "the actions are " + ", ".join(RELAYABLE)
 UNKNOWN_POLICY_TAKES = (
     "must be resend or hold, then exceptions by action, as in resend,track=hold; the actions are "
-    + ", ".join(DELIVERED)
+    + ", ".join(DELIVERABLE_ACTIONS)
 )
 DATA_KEYS_TAKE = (
     "must be ID:KEY, or several separated by commas, each with an id of its own; KEY is 32 random "
@@ -63,7 +63,7 @@ def _database(url: str) -> str:
 def _unknown_policy(text: str) -> str:
     default, _, exceptions = text.partition(",")
     known = all(
-        action in DELIVERED and policy in UNKNOWN_POLICIES
+        action in DELIVERABLE_ACTIONS and policy in UNKNOWN_POLICIES
         for action, policy in split_pairs(exceptions)
     )
     if default not in UNKNOWN_POLICIES or not known:

@@ -50,7 +50,6 @@ class PlanChecker:
     has_checks = True
     __slots__ = (
         "_closed_params",
-        "_enforces_names",
         "_event_conforms",
         "_has_plan",
         "_inner_check",

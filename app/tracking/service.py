@@ -13,7 +13,7 @@ from app.tracking.violations import ViolationCounts
 
 
 class CallChecker(PlanChecker):
-    """The checker of one call, which writes down what it found."""
+    """The checker of one call, which records what it found; implements `ingest.CallSteps`."""
 
     __slots__ = ("_app_name", "_tracking")
 
@@ -51,8 +51,8 @@ class Tracking:
         self.plans, self.names = plans, names
         self.violations, self._metrics = violations, metrics
 
-    def checker(self, app_name: str, enricher: ItemSteps) -> CallChecker:
-        """Return the checker of one call, with the enrichment that comes before it."""
+    def add_checks(self, app_name: str, enricher: ItemSteps) -> CallChecker:
+        """Return the steps of one call: those of `enricher`, then the checks of the app."""
         return CallChecker(self, app_name, enricher)
 
     def count(self, app_name: str, key_id: str, checker: PlanChecker) -> None:

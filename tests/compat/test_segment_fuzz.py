@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.compat.segment.plain_values import to_name
 from app.compat.segment.request import PATHS, TYPES
-from app.ingest.validate import ACTIONS
+from app.ingest.validate import ITEM_ACTIONS
 from tests.support.gateway import Talk
 from tests.support.segment import post
 
@@ -103,4 +103,4 @@ def test_any_bytes_are_answered_at_every_path(
 def test_any_text_becomes_a_name_that_leanplum_takes_and_stays_it(text: str) -> None:
     made = to_name(text.encode("utf-8", "replace").decode())
     assert made == to_name(made)
-    ACTIONS["track"].alone.validate_python({"userId": "u", "event": made, "params": {made: 1}})
+    ITEM_ACTIONS["track"].alone.validate_python({"userId": "u", "event": made, "params": {made: 1}})

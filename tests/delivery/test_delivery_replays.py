@@ -10,7 +10,7 @@ from app import ids
 from app.clock import now_ms
 from app.encryption import NO_ENCRYPTION
 from app.model import ReadResult, Status
-from app.outbox import claims
+from app.outbox import waiting_items
 from app.outbox.dead_letters import DeadLetterFilter
 from tests.support.wait import until_async
 
@@ -96,7 +96,8 @@ def test_an_item_accepted_after_a_replay_does_not_overtake_it(
             await at.accept("ann", 1)
 
         def look(connection: Connection) -> ReadResult:
-            return claims.look(Interrupted(connection, loop, meanwhile()), wanted, NO_ENCRYPTION)  # type: ignore[arg-type]
+            interrupted: Any = Interrupted(connection, loop, meanwhile())
+            return waiting_items.read_waiting_items(interrupted, wanted, NO_ENCRYPTION)
 
         at.deliverer.window.take_result(await at.outbox._read(look), now_ms())
         await at.finish()

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.enrichment.privacy import FREE
 from app.ingest import validate
 from app.ingest.validate import ENRICHMENT_FIELDS
-from app.leanplum.actions import ACTIONS, LATER
+from app.leanplum.actions import ACCEPTED_ACTIONS, ACTIONS
 
 FIRST = 4_000_000_000_000_000  # sixteen digits, exact as a float, too
 SIGN = "zq"
@@ -63,7 +63,7 @@ BASES: dict[str, Body] = {
     "markNewsfeedMessageAsRead": {"newsfeedMessageId": "n"},
     "deleteNewsfeedMessage": {"newsfeedMessageId": "n"},
 }
-BY_USER = frozenset({*LATER, "start", "getVars", "exportUser"})
+BY_USER = frozenset({*ACCEPTED_ACTIONS, "start", "getVars", "exportUser"})
 NOT_IN_JSON = frozenset({"uploadFile", "multi"})
 
 
@@ -85,7 +85,7 @@ def of_action(action: str) -> Iterator[Place]:
     """Yield the places of an action."""
     shape = ACTIONS[action].shape
     adapter = TypeAdapter[Any](shape)
-    known = validate.ACTIONS.get(action)
+    known = validate.ITEM_ACTIONS.get(action)
     for field in sorted(shape.__annotations__.keys() - FREE - ENRICHMENT_FIELDS.keys()):
         for beneath, filled in FILLS:
             place = Place(action, field + beneath, filled)

@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import make_url
 from structlog.testing import capture_logs
 
-from app.leanplum.actions import ACTIONS, LATER
+from app.leanplum.actions import ACCEPTED_ACTIONS, ACTIONS
 from app.simulator import SimulatorConfig
 from tests.enrichment.ruled_places import (
     BASES,
@@ -135,7 +135,7 @@ def rest(attempt: Attempt) -> None:
 
 
 def batches(attempt: Attempt) -> None:
-    later = [place for place in PLACES if place.action in LATER]
+    later = [place for place in PLACES if place.action in ACCEPTED_ACTIONS]
     items = [
         {"action": place.action, "userId": REFUSED, **fields}
         for place, fields in attempt.bodies("batch", later)

@@ -138,7 +138,7 @@ def test_what_is_for_enrichment_alone_is_gone_from_every_item_that_is_taken(
 
 @pytest.mark.parametrize("config", CONFIGS)
 @slowly
-@given(action=st.sampled_from(sorted(validate.ACTIONS)), item=ITEMS)
+@given(action=st.sampled_from(sorted(validate.ITEM_ACTIONS)), item=ITEMS)
 def test_a_good_body_makes_the_same_item_on_both_ways(
     config: str, action: str, item: dict[str, Any]
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_good_body_makes_the_same_item_on_both_ways(
     by_way = REFINERS[config, None]
     fast = validate.fast_single(action, body, by_way)
     if fast is not None:
-        careful = validate.single(action, parse_json(body), refiner=by_way)
+        careful = validate.single(action, parse_json(body), item_steps=by_way)
         assert fast == careful
 
 
@@ -156,23 +156,23 @@ def test_the_default_steps_make_good_fields_of_good_fields(
     action: str, item: dict[str, Any]
 ) -> None:
     """What makes it right that the fast way checks first and enriches then."""
-    if action not in validate.ACTIONS:
+    if action not in validate.ITEM_ACTIONS:
         return
     try:
-        fields = validate.ACTIONS[action].alone.validate_python(item)
+        fields = validate.ITEM_ACTIONS[action].alone.validate_python(item)
     except ValueError:
         return
     notes = REFINERS["default", "203.0.113.7"].enrich(action, fields)
     assert not notes.reshaped
-    assert validate.ACTIONS[action].alone.validate_python(fields) == fields
+    assert validate.ITEM_ACTIONS[action].alone.validate_python(fields) == fields
 
 
 def judged(action: str, item: dict[str, Any], config: str) -> NewItem | None:
-    if action not in validate.ACTIONS:
+    if action not in validate.ITEM_ACTIONS:
         return None
     try:
         return validate.single(
-            action, {"userId": "u", **copy.deepcopy(item)}, refiner=REFINERS[config, None]
+            action, {"userId": "u", **copy.deepcopy(item)}, item_steps=REFINERS[config, None]
         )
     except Invalid:
         return None

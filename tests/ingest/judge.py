@@ -12,7 +12,7 @@ from app.model import NewItem
 EVENT: dict[str, Any] = {"userId": "u", "event": "e"}
 UPDATE: dict[str, Any] = {"userId": "u", "userAttributes": {"a": 1}}
 STATE: dict[str, Any] = {"userId": "u", "state": "s"}
-LIKE: dict[str, dict[str, Any]] = {action: {"userId": "u"} for action in validate.ACTIONS} | {
+LIKE: dict[str, dict[str, Any]] = {action: {"userId": "u"} for action in validate.ITEM_ACTIONS} | {
     "track": EVENT,
     "setUserAttributes": UPDATE,
     "advance": STATE,

@@ -157,7 +157,7 @@ def test_an_unknown_action_is_told_with_those_that_are_known(raw: dict[str, Any]
         validate.of_any_action(raw, "/items/0")
     (fault,) = caught.value.faults
     assert (fault.pointer, fault.code) == ("/items/0/action", "unknown-action")
-    assert all(action in fault.detail for action in validate.ACTIONS)
+    assert all(action in fault.detail for action in validate.ITEM_ACTIONS)
 
 
 def test_a_thousand_faults_are_cut_at_a_hundred() -> None:
@@ -174,7 +174,7 @@ def spoilt(value: Any, at: Any = None) -> Any:
     yield "track", EVENT | {"params": {"p": value}}
     yield "advance", STATE | {"state": value}
     yield "track", value
-    for field in validate.ACTIONS["setUserAttributes"].alone.json_schema()["properties"]:
+    for field in validate.ITEM_ACTIONS["setUserAttributes"].alone.json_schema()["properties"]:
         yield "setUserAttributes", UPDATE | {field: value}
         yield "setUserAttributes", UPDATE | {field: [value]}
         yield "setUserAttributes", UPDATE | {field: {"k": value}}

@@ -48,11 +48,11 @@ VALUES = st.recursive(
 FIELDS = sorted(
     {
         name
-        for action in validate.ACTIONS.values()
+        for action in validate.ITEM_ACTIONS.values()
         for name in action.alone.json_schema()["properties"]
     }
 )
-ACTION = st.sampled_from(sorted(validate.ACTIONS))
+ACTION = st.sampled_from(sorted(validate.ITEM_ACTIONS))
 ANY_JSON = VALUES | st.dictionaries(st.sampled_from(FIELDS) | ODD, VALUES, max_size=6)
 
 
@@ -167,7 +167,7 @@ def test_the_last_of_two_actions_counts_in_both_readings(first: str) -> None:
     | st.text(st.sampled_from('{}[]":,0123456789.eE+-truefalsn\\u '), max_size=30).map(str.encode)
 )
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
-    for action in validate.ACTIONS:
+    for action in validate.ITEM_ACTIONS:
         validate.fast_single(action, body)
     validate.fast_batch(body)
     try:

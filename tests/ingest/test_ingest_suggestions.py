@@ -15,7 +15,7 @@ from tests.support.gateway import CANARY
 
 FIELDS = [
     (action, name)
-    for action in validate.ACTIONS
+    for action in validate.ITEM_ACTIONS
     for name in ACTIONS[action].shape.__annotations__
     if len(name) >= 6
 ]
@@ -70,10 +70,10 @@ def test_a_field_like_none_is_unknown_and_not_repeated(name: str) -> None:
     assert told == "unknown field; remove it or check its spelling"
 
 
-@pytest.mark.parametrize("action", validate.ACTIONS)
+@pytest.mark.parametrize("action", validate.ITEM_ACTIONS)
 def test_a_misspelled_action_is_answered_with_the_action(action: str) -> None:
     for typo in misspellings(action):
-        if typo in validate.ACTIONS or len(action) < 6:
+        if typo in validate.ITEM_ACTIONS or len(action) < 6:
             continue
         with pytest.raises(Invalid) as caught:
             validate.of_any_action(LIKE[action] | {"action": typo})
@@ -87,7 +87,7 @@ def test_an_action_like_none_is_answered_with_all(action: Any) -> None:
     with pytest.raises(Invalid) as caught:
         validate.of_any_action({"action": action})
     (fault,) = caught.value.faults
-    assert fault.detail == f"must be one of {', '.join(validate.ACTIONS)}"
+    assert fault.detail == f"must be one of {', '.join(validate.ITEM_ACTIONS)}"
 
 
 def test_many_unknown_fields_cost_no_more_than_a_few() -> None:

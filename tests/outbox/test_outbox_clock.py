@@ -20,8 +20,8 @@ async def renew(at: Opened, lock: LivenessLock) -> frozenset[int]:
     others = await at.outbox.processes()
     others.pop(lock.owner, None)
     identity, gone = lock.identity(), lock.gone(others)
-    tenure = await at.outbox.renew(lock.owner, LEASE_MS, gone, {"track"}, liveness=identity)
-    return tenure.shards
+    lease = await at.outbox.renew(lock.owner, LEASE_MS, gone, {"track"}, liveness=identity)
+    return lease.shards
 
 
 def test_a_living_deliverer_keeps_its_users_when_the_clock_is_set_forward(path: Path) -> None:

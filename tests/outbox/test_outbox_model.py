@@ -211,7 +211,7 @@ class Histories(RuleBasedStateMachine):
         """
         before = self.at.outbox.queued
         dead = sorted(killed - {owner})
-        tenure = self.runner.run(
+        lease = self.runner.run(
             self.at.outbox.renew(
                 owner, LEASE_MS, dead, {"track", "setUserAttributes"} if hold else ()
             )
@@ -224,17 +224,17 @@ class Histories(RuleBasedStateMachine):
         }
         for name in gone:
             del self.deliverers[name]
-        assert tenure.renewed == (owner in self.deliverers)
+        assert lease.renewed == (owner in self.deliverers)
         me = self.deliverers.setdefault(owner, Deliverer(0))
         me.expires_at = self.now + LEASE_MS
-        assert me.shards <= tenure.shards
-        me.shards = set(tenure.shards)
+        assert me.shards <= lease.shards
+        me.shards = set(lease.shards)
         others = set[int]().union(
             *(one.shards for name, one in self.deliverers.items() if name != owner)
         )
         assert not me.shards & others, "two deliverers hold one shard"
         fair = -(-ids.SHARDS // len(self.deliverers))
-        assert tenure.surplus == max(0, len(me.shards) - fair)
+        assert lease.surplus == max(0, len(me.shards) - fair)
         assert len(me.shards) >= min(fair, ids.SHARDS - len(others)), (
             "what is free and fair is taken"
         )
@@ -245,10 +245,10 @@ class Histories(RuleBasedStateMachine):
             if until > self.now or self.server is not None
         }
         lost = [name for name, attempt in self.open.items() if attempt.owner in gone]
-        assert tenure.lost == len(lost)
+        assert lease.lost == len(lost)
         for name in lost:
             self.lose(self.open.pop(name), hold)
-        assert self.at.outbox.queued == before - tenure.settled
+        assert self.at.outbox.queued == before - lease.settled
 
     def lose(self, attempt: Attempt, hold: bool) -> None:
         for item in attempt.items:

@@ -186,8 +186,8 @@ def test_what_was_perhaps_sent_ends_as_unknown_where_the_policy_says_not_to_send
         await at.accept(track("ann", item_id="a"), track("bob", item_id="b"))
         waiting = await at.waiting()
         await at.begin("t-1", waiting[:1])
-        tenure = await at.outbox.renew("two", 60_000, ["one"], {"track"})
-        assert (tenure.lost, tenure.settled, at.outbox.queued) == (1, 1, 1)
+        lease = await at.outbox.renew("two", 60_000, ["one"], {"track"})
+        assert (lease.lost, lease.settled, at.outbox.queued) == (1, 1, 1)
         receipt = await at.outbox.receipt("default", "a")
         assert receipt is not None
         assert (receipt.status, receipt.attempts, receipt.settled) == (Status.UNKNOWN, 1, True)

@@ -25,7 +25,7 @@ from app.delivery.attempt import DeliveryOptions
 from app.delivery.deliverer import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
-from app.leanplum.actions import ACTIONS, QUEUED
+from app.leanplum.actions import ACTIONS, BACKGROUND_ACTIONS
 from app.leanplum.client import LeanplumClient
 from app.model import Acceptance, App, KeyKind, NewItem, Taken
 from app.outbox import liveness_lock
@@ -251,7 +251,7 @@ class Process:
 
     def _begin_delivery(self, liveness: LivenessLock) -> None:
         self._client = self._leanplum(CALL_SECONDS)
-        not_twice = frozenset(QUEUED if self._world.sizes.hold else ())
+        not_twice = frozenset(BACKGROUND_ACTIONS if self._world.sizes.hold else ())
         self._deliverer = Deliverer(
             self.outbox,
             self._client,

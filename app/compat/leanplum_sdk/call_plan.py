@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.compat.leanplum_sdk.request import to_text
-from app.leanplum.actions import QUEUED
+from app.leanplum.actions import BACKGROUND_ACTIONS
 from app.leanplum.mapping import LOCALE_FIELD, PLACE_FIELDS
 from app.relay.answers import EntryAnswer, PendingAnswer, Repeats
 
@@ -200,7 +200,7 @@ def compute_key(
     """Return the key of a sender's entry; None when nothing in the entry is unique."""
     if read_only:
         key_fields: tuple[str, ...] = READ_KEY_FIELDS
-    elif to_text(entry.get("action")) in QUEUED:
+    elif to_text(entry.get("action")) in BACKGROUND_ACTIONS:
         key_fields = EVENT_KEY_FIELDS
     else:
         key_fields = KEY_FIELDS

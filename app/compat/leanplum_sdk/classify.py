@@ -126,7 +126,7 @@ def classify_entry(
 
 
 def check_entry(
-    classified: ClassifiedEntry, entry: Any, notes: Notes, checker: ItemSteps
+    classified: ClassifiedEntry, entry: Any, notes: Notes, item_steps: ItemSteps
 ) -> ClassifiedEntry:
     """Check a write against the tracking plan and Leanplum's names; return it, or its refusal."""
     if isinstance(classified, NewItem):
@@ -136,7 +136,7 @@ def check_entry(
     else:
         return classified
     try:
-        checked_notes = checker.check(action, parse_entry(entry), notes)
+        checked_notes = item_steps.check(action, parse_entry(entry), notes)
     except Invalid as refusal:
         return refuse_faults(refusal.faults)
     except ValueError:

@@ -34,12 +34,11 @@ from app.http import (
     require_scope,
 )
 from app.ingest import (
-    NO_STEPS,
-    Checker,
+    CallSteps,
     Ingest,
     in_slices,
 )
-from app.leanplum.actions import ACTIONS, QUEUED
+from app.leanplum.actions import ACTIONS, BACKGROUND_ACTIONS
 from app.leanplum.mapping import DETECT, end_user_headers, preferred_locale
 from app.model import App, Caller, NewItem, Notes, Scope, Taken
 
@@ -102,8 +101,8 @@ class EntryExecutor:
         language = context.header(b"accept-language")
         if self._forwards_detection:
             reply.end_user = end_user_headers(context.origin.sender, language)
-        checker = context.checker = self._ingest.plain_checker(app, NO_STEPS)
-        classifier = _EntryClassifier(caller, app, call, checker, _measure_clock(context, call))
+        item_steps = context.item_steps = self._ingest.checks(app)
+        classifier = _EntryClassifier(caller, app, call, item_steps, _measure_clock(context, call))
         classified = await in_slices(classifier.classify_all(notes))
         self._note_entries(context, call, classified)
         _answer_refused(call, reply, classified)
@@ -119,7 +118,7 @@ class EntryExecutor:
             context,
             caller,
             app,
-            checker,
+            item_steps,
             [call.entries[place] for place in entries],
             deadline + ACCEPT_SECONDS,
         )
@@ -133,7 +132,7 @@ class EntryExecutor:
         elif entries:
             items = [entry for entry in entries.values() if isinstance(entry, NewItem)]
             _answer_taken(call, reply, entries, await acceptor.accept(items))
-        await self._learn_names(checker, reply, classified)
+        await self._learn_names(item_steps, reply, classified)
         for answer in reply.entries:
             if answer is not None and not JOB_ID_FIELDS.isdisjoint(answer):
                 note_answer(context, answer)
@@ -158,7 +157,7 @@ class EntryExecutor:
 
     async def _learn_names(
         self,
-        checker: Checker,
+        item_steps: CallSteps,
         reply: response.Reply,
         classified: Sequence[classify.ClassifiedEntry],
     ) -> None:
@@ -172,7 +171,7 @@ class EntryExecutor:
             and answer.get("success")
         ]
         if items:
-            await self._ingest.learn_relayed(checker, items)
+            await self._ingest.learn_relayed(item_steps, items)
 
     def _enrich(
         self, context: RequestContext, caller: Caller, app: App, call: SdkCall
@@ -196,7 +195,7 @@ class EntryExecutor:
         if locale is None:
             return
         for entry in entries:
-            later = to_text(entry.get("action")) in QUEUED
+            later = to_text(entry.get("action")) in BACKGROUND_ACTIONS
             detects = entry.get("locale") == DETECT
             if detects and (later or not self._forwards_detection):
                 entry["locale"] = locale
@@ -215,7 +214,7 @@ class _CallAcceptor:
     context: RequestContext
     caller: Caller
     app: App
-    checker: Checker
+    item_steps: CallSteps
     sent: Sequence[Mapping[str, Any]]
     deadline: float
 
@@ -259,7 +258,7 @@ class _CallAcceptor:
             caller,
             items,
             now=now_ms(),
-            checker=self.checker,
+            item_steps=self.item_steps,
             refused=self.context.refused,
             batch=True,
             seconds=max(0.0, self.deadline - asyncio.get_running_loop().time()),
@@ -283,7 +282,7 @@ class _EntryClassifier:
     caller: Caller
     app: App
     call: SdkCall
-    checker: Checker
+    item_steps: CallSteps
     clock: ClockCorrection
 
     def classify_all(self, notes: Sequence[Notes]) -> Iterator[classify.ClassifiedEntry]:
@@ -304,7 +303,7 @@ class _EntryClassifier:
         )
         if isinstance(classified, NewItem):
             classified = _compare_as_sent(classified, entry, sent, in_batch=self.call.batch)
-        return classify.check_entry(classified, entry, notes, self.checker)
+        return classify.check_entry(classified, entry, notes, self.item_steps)
 
     def _correct_time(self, sent: Any, notes: Notes) -> _CorrectedEntry:
         if type(sent) is not dict:  # it is refused

@@ -82,11 +82,11 @@ class MessageClassifier:
             return error
 
     def _make_item(self, mapped: mapping.MappedMessage, locate: LocateFault) -> NewItem:
-        needed = validate.ACTIONS[mapped.action].scope
+        needed = validate.ITEM_ACTIONS[mapped.action].scope
         if needed not in self.scopes:
             raise Forbidden(f"Forbidden: missing scope {needed.value}")
         steps = _MessageSteps(self.item_steps, mapped.notes, locate)
-        item = validate.single(mapped.action, mapped.fields, refiner=steps)
+        item = validate.single(mapped.action, mapped.fields, item_steps=steps)
         return item if mapped.subject is None else item._replace(subject=mapped.subject)
 
 

@@ -14,7 +14,7 @@ from app.enrichment.service import EnrichmentService
 from app.errors import Erased, GatewayError
 from app.http import RequestContext, require_scope
 from app.ingest import (
-    Checker,
+    CallSteps,
     Ingest,
     validate,
 )
@@ -44,9 +44,9 @@ class MessageExecutor:
 
         `confirm` returns the caller as the key is now, or raises Unauthorized.
         """
-        checker = self._ingest.checker(app, caller, now_ms(), context.origin.named)
-        context.checker = checker
-        outcomes = await self._classify(app, caller, call, checker)
+        item_steps = self._ingest.item_steps(app, caller, now_ms(), context.origin.named)
+        context.item_steps = item_steps
+        outcomes = await self._classify(app, caller, call, item_steps)
         self._note_refused(context, app, caller, call, outcomes)
         items = [outcome for outcome in outcomes if isinstance(outcome, NewItem)]
         refused = sum(isinstance(outcome, GatewayError) for outcome in outcomes)
@@ -61,7 +61,7 @@ class MessageExecutor:
                 _confirm_scopes(confirm, caller, items),
                 items,
                 now=now_ms(),
-                checker=checker,
+                item_steps=item_steps,
                 refused=refused,
                 batch=True,
             )
@@ -74,13 +74,13 @@ class MessageExecutor:
         return outcomes
 
     async def _classify(
-        self, app: App, caller: Caller, call: request.SegmentCall, checker: Checker
+        self, app: App, caller: Caller, call: request.SegmentCall, item_steps: CallSteps
     ) -> list[classify.ClassifiedMessage]:
         """Classify each message; a fault in one does not affect the others."""
         rules = self._enrichment.enricher(app.name, caller.key_id, now_ms())
         apply_privacy = rules.apply_privacy if rules.has_privacy_rules else mapping.keep_everything
         classifier = classify.MessageClassifier(
-            caller.scopes, rules.segment, checker, apply_privacy
+            caller.scopes, rules.segment, item_steps, apply_privacy
         )
         outcomes = list[classify.ClassifiedMessage]()
         for index, message in enumerate(call.messages):
@@ -144,5 +144,5 @@ def _confirm_scopes(
     current = confirm()
     if current is not caller:
         for action in {item.action for item in items}:
-            require_scope(current, validate.ACTIONS[action].scope)
+            require_scope(current, validate.ITEM_ACTIONS[action].scope)
     return current

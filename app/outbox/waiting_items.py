@@ -39,7 +39,9 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 """
 
 
-def look(connection: Connection, wanted: ReadRequest, cipher: BodyCipher) -> ReadResult:
+def read_waiting_items(
+    connection: Connection, wanted: ReadRequest, cipher: BodyCipher
+) -> ReadResult:
     """Read what a request asks for, in the order of the fields of `ReadResult`.
 
     What is read later can only be newer.
