@@ -249,7 +249,7 @@ def dumped(told: dict[str, Any]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def write_export(made: Log, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+def exported(made: Log, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("export")
     assert made.verified_offline(folder).findings == []
     return (folder / "export.jsonl").read_bytes().splitlines(keepends=True)
