@@ -203,7 +203,7 @@ def test_options_take_what_the_api_takes_and_each_that_is_wrong_is_named(
     assert (told.returncode, told.stdout) == (2, "")
     for option in (
         "--name: must be one line",
-        "--app: takes",
+        "--app: must",
         "--rate-per-second: must",
         "--rate-burst: must",
     ):

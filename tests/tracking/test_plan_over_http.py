@@ -328,7 +328,7 @@ def test_the_documentation_has_each_event_s_own_schema_and_example(
     states = document["paths"]["/v1/users/{userId}/states"]["post"]["requestBody"]["content"][
         "application/json"
     ]
-    assert states["schema"]["oneOf"][0] == {"$ref": "#/components/schemas/StateChange_Cart"}
+    assert states["schema"]["oneOf"][0] == {"$ref": "#/components/schemas/State_Cart"}
     assert "userId" not in states["examples"]["Cart"]["value"]
     assert "p" in schemas["UserUpdate"]["properties"]["userAttributes"]["properties"]
 
