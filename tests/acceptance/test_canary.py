@@ -123,17 +123,17 @@ def do_everything(gateway: Process, seen: Seen) -> None:
         VALUE,
     ]
     for key in (gateway.key, gateway.key + "x"):
-        door: dict[str, Any] = {
+        endpoint: dict[str, Any] = {
             "appId": gateway.settings["LEANPLUM_APP_ID"],
             "clientKey": key,
             "action": "multi",
             "time": 1,
         }
-        keep("door", gateway.http.post("/api", json={**door, "data": entries}))
+        keep("endpoint", gateway.http.post("/api", json={**endpoint, "data": entries}))
         keep(
-            "door by GET",
+            "endpoint by GET",
             gateway.http.get(
-                "/api", params={**door, "action": "getVars", "userId": "ann", "info": VALUE}
+                "/api", params={**endpoint, "action": "getVars", "userId": "ann", "info": VALUE}
             ),
         )
         message: dict[str, Any] = {

@@ -58,7 +58,7 @@ def csv(
     )
 
 
-def door(
+def endpoint(
     talk: Talk, method: str = "POST", body: bytes = b"", media: str = "", /, **query: Any
 ) -> httpx.Response:
     """A `multi` at the SDK-compatible endpoint, with everything in the query but the body."""
@@ -172,7 +172,7 @@ def test_csv_without_rows_is_invalid(talk: Talk, leanplum: Leanplum, rows: bytes
     problem(csv(talk, rows), 422, "validation")
     form = talk.call("POST", "/v1/imports", files={"file": ("rows.csv", rows)})
     problem(form, 422, "validation")
-    assert door(talk, "POST", rows, "text/csv").status_code == 400
+    assert endpoint(talk, "POST", rows, "text/csv").status_code == 400
     assert leanplum.calls() == []
 
 
@@ -204,7 +204,7 @@ def test_both_forms_work_as_a_multi(
     talk: Talk, leanplum: Leanplum, method: str, body: bytes, media: str, query: dict[str, Any]
 ) -> None:
     put(leanplum)
-    answer = door(talk, method, body, media, **query)
+    answer = endpoint(talk, method, body, media, **query)
     (entry,) = answer.json()["response"]
     assert (answer.status_code, entry["success"]) == (200, True), answer.text
     the_import(leanplum)
@@ -230,9 +230,9 @@ def test_both_forms_work_as_a_multi(
 def test_an_empty_multi_is_an_error(talk: Talk, leanplum: Leanplum, query: dict[str, str]) -> None:
     form = urlencode(query).encode()
     for answer in (
-        door(talk, "GET", **query),
-        door(talk, "POST", form, FORM),
-        door(talk, "POST", b" ", **query),
+        endpoint(talk, "GET", **query),
+        endpoint(talk, "POST", form, FORM),
+        endpoint(talk, "POST", b" ", **query),
     ):
         (entry,) = answer.json()["response"]
         assert (answer.status_code, entry["success"]) == (400, False)
@@ -251,8 +251,8 @@ def test_an_empty_multi_is_an_error_for_the_simulator_too(leanplum: Leanplum) ->
 def test_an_import_needs_its_scope(talk: Talk, leanplum: Leanplum) -> None:
     _, key = talk.create_key(Scope.SDK)
     for answer in (
-        door(talk, "POST", ROWS, "text/csv", clientKey=key, defaultAction="track"),
-        door(talk, "GET", clientKey=key, **JOB),
+        endpoint(talk, "POST", ROWS, "text/csv", clientKey=key, defaultAction="track"),
+        endpoint(talk, "GET", clientKey=key, **JOB),
     ):
         (entry,) = answer.json()["response"]
         assert entry["success"] is False
@@ -272,7 +272,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column_s_name(
         ]
     )
     query = {"createJob": "true", "defaultAction": "track"}
-    assert door(talk, "POST", marked, "text/csv", **query).json()["response"][0]["success"]
+    assert endpoint(talk, "POST", marked, "text/csv", **query).json()["response"][0]["success"]
     assert all(finished(talk, job) for job in jobs)
     assert imported(leanplum) == [3, 3]
     assert problem(csv(talk, ROWS.decode().encode("utf-16")), 400, "malformed")["detail"].endswith(

@@ -19,7 +19,7 @@ from tests.support.http_server import Wire, served
 from tests.support.processes import ended, environment
 
 Start = Callable[..., Talk]
-DOOR = {"appId": "app_tests", "action": "multi", "data": [EVENT | {"action": "track"}]}
+SDK = {"appId": "app_tests", "action": "multi", "data": [EVENT | {"action": "track"}]}
 
 
 def fails(*_: Any, **__: Any) -> NoReturn:
@@ -41,9 +41,9 @@ CALLS: dict[str, tuple[str, Callable[[Talk], Any]]] = {
     "a question with a body": ("relay.service.Relay.exchange", lambda t: t.post("/v1/users/u/sessions", {})),
     "a download": ("relay.service.Relay.download", lambda t: t.get("/v1/files/f")),
     "readiness": ("database.writer.Writer.probe", lambda t: t.get("/readyz")),
-    "SDK": ("outbox.outbox.Outbox.accept", lambda t: t.post("/api", DOOR | {"clientKey": t.key}, key=None)),
+    "SDK": ("outbox.outbox.Outbox.accept", lambda t: t.post("/api", SDK | {"clientKey": t.key}, key=None)),
     "SDK's question": (
-        "relay.service.Relay.exchange", lambda t: t.post("/api", DOOR | {"clientKey": t.key, "action": "getVars"}, key=None)
+        "relay.service.Relay.exchange", lambda t: t.post("/api", SDK | {"clientKey": t.key, "action": "getVars"}, key=None)
     ),
 }  # fmt: skip
 

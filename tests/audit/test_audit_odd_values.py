@@ -255,13 +255,6 @@ def exported(made: Log, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]
     return (folder / "export.jsonl").read_bytes().splitlines(keepends=True)
 
 
-@pytest.fixture(scope="module")
-def exported(made: Log, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    folder = tmp_path_factory.mktemp("export")
-    assert made.verified_offline(folder).findings == []
-    return (folder / "export.jsonl").read_bytes().splitlines(keepends=True)
-
-
 def judged(log: Log, folder: Path, lines: list[bytes]) -> list[Any]:
     (folder / "odd.jsonl").write_bytes(b"".join(lines))
     try:

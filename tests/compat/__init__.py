@@ -1,1 +1,1 @@
-"""The SDK door."""
+"""The SDK endpoint."""

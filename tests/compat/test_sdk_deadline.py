@@ -25,7 +25,7 @@ def fast() -> Iterator[Leanplum]:
 
 
 @pytest.fixture(scope="module")
-def door(
+def endpoint(
     fast: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
 ) -> Iterator[Gateway]:
     with gateway(fast, tmp_path_factory.mktemp("deadline"), migrated) as found:
@@ -33,9 +33,9 @@ def door(
 
 
 @pytest.fixture
-def leanplum(door: Gateway, fast: Leanplum) -> Leanplum:
+def leanplum(endpoint: Gateway, fast: Leanplum) -> Leanplum:
     fast.mend()
-    door.settled()
+    endpoint.settled()
     fast.forget()
     return fast
 
@@ -57,14 +57,14 @@ def slowly(body: bytes, seconds: float) -> Iterator[bytes]:
 
 
 def test_a_form_that_comes_slowly_has_as_much_time_as_any(
-    door: Gateway, leanplum: Leanplum, monkeypatch: pytest.MonkeyPatch
+    endpoint: Gateway, leanplum: Leanplum, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(execute, "ANSWER_SECONDS", 2.0)
     sent = [entry("track", "u1", "d1", event="e"), entry("start", "u1", "d1")]
     with httpx.Client(trust_env=False, timeout=10) as client:
         answer = client.post(
-            f"{door.url}/api",
-            content=slowly(form(door.key, sent), 3.5),
+            f"{endpoint.url}/api",
+            content=slowly(form(endpoint.key, sent), 3.5),
             headers={"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
         )
     assert answer.status_code == 200, answer.text
@@ -73,28 +73,28 @@ def test_a_form_that_comes_slowly_has_as_much_time_as_any(
 
 
 def test_waiting_for_items_leaves_time_for_the_question(
-    door: Gateway, leanplum: Leanplum, monkeypatch: pytest.MonkeyPatch
+    endpoint: Gateway, leanplum: Leanplum, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leanplum.fault(mode="500-html", action="advance", times=300)
-    door.android([entry("advance", "u1", "d1", state="S", createDisposition="CreateIfNeeded")])
+    endpoint.android([entry("advance", "u1", "d1", state="S", createDisposition="CreateIfNeeded")])
     until(lambda: "advance" in [one["action"] for one in leanplum.arrived()])
     monkeypatch.setattr(execute, "ANSWER_SECONDS", 2.5)
     leanplum.fault(mode="slow", delay=0.8, action="start", times=1)
-    answer = door.android([entry("start", "u1", "d1")])
+    answer = endpoint.android([entry("start", "u1", "d1")])
     assert (answer.status_code, "vars" in answers(answer)[0]) == (200, True)
 
 
 def test_the_session_of_a_device_with_many_users_comes_after_what_it_has_of_all_of_them(
-    door: Gateway, leanplum: Leanplum
+    endpoint: Gateway, leanplum: Leanplum
 ) -> None:
     sent = [entry("track", f"user-{number}", "d1", event="e") for number in range(120)]
     sent.append(entry("start", "last", "d1"))
     leanplum.fault(mode="slow", delay=0.5, action="track", times=3)
     began = time.monotonic()
-    answer = door.android(sent)
+    answer = endpoint.android(sent)
     assert (answer.status_code, "vars" in answers(answer)[-1]) == (200, True)
     assert time.monotonic() - began >= 0.5  # not beside them either
-    door.settled()
+    endpoint.settled()
     found = arrived(leanplum)
     assert sorted(found) == sorted(ids(sent))
     assert found[-1] == sent[-1]["reqId"]

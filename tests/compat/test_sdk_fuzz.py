@@ -1,4 +1,4 @@
-"""Whatever is sent to the SDK door, the answer is in Leanplum's envelope, and never a failure of
+"""Whatever is sent to the SDK endpoint, the answer is in Leanplum's envelope, and never a failure of
 the gateway's own.
 """
 

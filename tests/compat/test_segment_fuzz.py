@@ -1,4 +1,4 @@
-"""Whatever is sent to the Segment door, the answer is the protocol's, and never a failure of the
+"""Whatever is sent to the Segment endpoint, the answer is the protocol's, and never a failure of the
 gateway's own.
 """
 

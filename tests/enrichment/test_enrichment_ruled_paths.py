@@ -284,11 +284,11 @@ def test_an_import_from_a_bucket_is_refused_where_a_rule_is_in_force(
     }
     form = talk.call("POST", "/v1/imports", data=bucket, files={})
     assert form.status_code in {415, 422}
-    door = talk.post(
+    endpoint = talk.post(
         "/api", {**bucket, "action": "multi", "appId": "app_tests", "clientKey": talk.key}, key=None
     )
-    assert door.status_code == 400
-    assert "privacy rules are in force" in door.text
+    assert endpoint.status_code == 400
+    assert "privacy rules are in force" in endpoint.text
 
 
 NUMBER = "4111111111111111"

@@ -29,7 +29,7 @@ def leanplum() -> Iterator[Leanplum]:
 def talk(
     leanplum: Leanplum, tmp_path_factory: pytest.TempPathFactory, migrated: Any
 ) -> Iterator[Talk]:
-    folder = tmp_path_factory.mktemp("door")
+    folder = tmp_path_factory.mktemp("endpoint")
 
     def settings(**given: Any) -> Any:
         return make_settings(folder, migrated, WIDE | given)
