@@ -20,9 +20,9 @@ run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_POR
 test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some
 	@$(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS)
 
-# What needs nothing but this process: no other processes, database servers, browsers or client libraries.
-fast: .venv/.dev ## Run the tests that start nothing; ARGS="-k name" picks some
-	@$(BIN)/pytest --numprocesses $$(getconf _NPROCESSORS_ONLN) --dist worksteal -m "not (process or server or browser or sdk or slow)" $(ARGS)
+# Tests of single parts: no gateway, no other processes, database servers, browsers or client libraries.
+fast: .venv/.dev ## Run the tests of single parts, in less than a minute; ARGS="-k name" picks some
+	@$(BIN)/pytest --numprocesses $$(getconf _NPROCESSORS_ONLN) --dist worksteal -m "not (gateway or process or server or browser or sdk or slow)" $(ARGS)
 
 # What `make soak` runs longer than `make test` does.
 SOAK := GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS=10000 GATEWAY_TESTS_FLEET_SECONDS=60 GATEWAY_TESTS_HISTORIES=2000 GATEWAY_TESTS_ATTACK_SECONDS=8

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from schemathesis import Case
 from schemathesis.checks import CHECKS, CheckContext, load_all_checks
 
-from app.server.application import create_app
-from app.settings import Settings
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
+from tests.support.openapi import DOCUMENT
 from tests.support.processes import Process, serving
 from tests.support.simulator import KEYS
 
@@ -27,7 +26,6 @@ from tests.support.simulator import KEYS
 EXAMPLES = int(os.environ.get("GATEWAY_TESTS_EXAMPLES", "6"))
 # From so many on it is the long run, which makes so many calls altogether
 LONG, ENOUGH = 100, 10_000
-DOCUMENT = create_app(Settings(_env_file=None)).openapi()
 SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 OPERATIONS = [
     f"{method.upper()} {path}" for path, methods in DOCUMENT["paths"].items() for method in methods

@@ -7,17 +7,14 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from app.server.application import create_app
-from app.settings import Settings
 from tests.support.gateway import WIDE, make_settings
 from tests.support.http_server import served
+from tests.support.openapi import PATHS
 
-PATHS: dict[str, dict[str, Any]] = create_app(Settings(_env_file=None)).openapi()["paths"]
 CALLS = [
     (method.upper(), path)
     for path, found in PATHS.items()

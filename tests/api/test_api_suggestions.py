@@ -2,15 +2,12 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from app.server.application import create_app
-from app.settings import Settings
 from tests.support.gateway import CANARY, Talk, problem
+from tests.support.openapi import PATHS
 
-PATHS: dict[str, dict[str, Any]] = create_app(Settings(_env_file=None)).openapi()["paths"]
 # A misspelled name of an export is taken for the id of a job
 ROUTES = [path for path in PATHS if re.match("/v1/(?!exports/[a-z])", path)]
 QUERIES = [

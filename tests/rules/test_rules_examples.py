@@ -13,8 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.server.application import create_app
-from app.settings import Settings
+from tests.support.openapi import DOCUMENT
 from tests.support.processes import ROOT, Process, serving
 from tests.support.wait import until
 
@@ -23,7 +22,6 @@ NO_LEANPLUM: dict[str, str | None] = {
     "GATEWAY_SANDBOX_PORT": "0",  # sandboxes run beside each other
 }
 COMMAND = re.compile(r"^curl (?:.*\\\n)*.*$", re.MULTILINE)
-DOCUMENT = create_app(Settings(_env_file=None)).openapi()
 WRITES = [
     (method, path)
     for path, operations in DOCUMENT["paths"].items()

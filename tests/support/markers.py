@@ -5,19 +5,36 @@ A test reaches what its function, its fixtures and their helpers in tests/ name 
 
 import inspect
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
 
-from tests.support import chromium, fork_server, pgbouncer, postgres, valkey
+from app.server.application import create_app
+from tests.support import (
+    chromium,
+    fork_server,
+    gateway,
+    http_server,
+    pgbouncer,
+    postgres,
+    valkey,
+)
 
+TESTS = str(Path(__file__).parents[1])
+# By marker, what a test that has it reaches.
 STARTERS: dict[str, frozenset[Any]] = {
-    "process": frozenset({fork_server.ForkServer, subprocess.Popen, subprocess.run}),
-    "server": frozenset({postgres.postgresql, pgbouncer.pgbouncer, valkey.valkey}),
-    "browser": frozenset({chromium.command}),
+    name: frozenset(map(inspect.unwrap, starters))
+    for name, starters in {
+        "gateway": (gateway.running, http_server.served, create_app),
+        "process": (fork_server.ForkServer, subprocess.Popen, subprocess.run),
+        "server": (postgres.postgresql, pgbouncer.pgbouncer, valkey.valkey),
+        "browser": (chromium.command,),
+    }.items()
 }
 FOLDERS = {"sdk": "sdk", "segment": "sdk", "attacks": "slow", "simulation": "slow"}
 
@@ -32,11 +49,13 @@ def mark(items: Iterable[pytest.Item]) -> None:
 
 def _markers(item: pytest.Function) -> Iterator[str]:
     fixtures = [one.func for defs in item._fixtureinfo.name2fixturedefs.values() for one in defs]
-    reached = frozenset().union(*map(_reached, [item.function, *fixtures]))
+    values = getattr(item, "callspec", _Unparametrized).params.values()
+    functions = [value for value in values if inspect.isfunction(value)]
+    reached = frozenset().union(*map(_reached, [item.function, *fixtures, *functions]))
     for name, starters in STARTERS.items():
         if reached & starters:
             yield name
-    if "postgresql" in getattr(item, "callspec", _Unparametrized).params.values():
+    if "postgresql" in values:
         yield "server"
     folder = item.path.parent.name
     if folder in FOLDERS:
@@ -61,15 +80,21 @@ def _reached(function: Any) -> frozenset[Any]:
             continue
         if one in wanted:
             reached.add(one)
-        elif str(one.__module__).startswith("tests."):
+        elif _is_ours(one):
             waiting += _named(one)
     return frozenset(reached)
+
+
+def _is_ours(one: Any) -> bool:
+    """Return whether a function or class is of tests/; pytest names their modules in two ways."""
+    module = sys.modules.get(getattr(one, "__module__", None) or "")
+    return str(getattr(module, "__file__", "")).startswith(TESTS)
 
 
 def _named(one: Any) -> Iterator[Any]:
     """Yield the objects that the code of a function, or of a class's methods, names."""
     if inspect.isclass(one):
-        yield from (each for each in vars(one).values() if inspect.isfunction(each))
+        yield from (getattr(each, "fget", each) for each in vars(one).values())
         yield from one.__bases__
     if not isinstance(one, FunctionType):
         return
