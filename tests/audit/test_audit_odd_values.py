@@ -130,6 +130,7 @@ def offline(log: Log, folder: Path) -> list[Any]:
         return [*refused.lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize(
     ("table", "column"), [(table, one) for table, (_, of) in WHERE.items() for one in of]

@@ -108,6 +108,7 @@ def test_one_item_that_is_blocked_is_found_and_all_others_are_delivered(
     assert leanplum.stats()["calls"] <= 1 + 2 * 5 + 2 * 2 + 2 + 4
 
 
+@pytest.mark.slow
 @refusals
 def test_where_everything_is_blocked_the_app_is_held_and_probed_and_nothing_is_given_up(
     database: str, leanplum: Leanplum, refusal: Fault
@@ -292,6 +293,7 @@ def test_one_refusal_that_asks_for_fewer_calls_lowers_the_rate(
 # --- Retry-After ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["503", "429"])
 @pytest.mark.parametrize(
     ("wish", "least", "most"),

@@ -103,6 +103,7 @@ def check_others(leanplum: Leanplum) -> None:
 PLANS = [("once", 1, 0.0), ("ten times", 10, 0.0), ("for ten minutes", None, TEN_MINUTES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "over_at"), [plan[1:] for plan in PLANS], ids=[plan[0] for plan in PLANS]
 )
@@ -125,6 +126,7 @@ def test_a_fault_of_one_users_calls_loses_nothing_and_keeps_nobody_else_waiting(
         assert late <= BOUND, f"others waited {late} s"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", sorted(CALL_MODES.keys() - FINAL.keys()))
 def test_after_ten_minutes_in_which_every_call_fails_everything_is_delivered_in_order(
     path: Any, leanplum: Leanplum, mode: str

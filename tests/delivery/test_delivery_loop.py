@@ -270,6 +270,7 @@ def test_delivery_goes_on_after_an_error_that_nobody_foresaw(
     assert leanplum.values("ann") == [0]
 
 
+@pytest.mark.slow
 def test_while_leanplum_is_away_it_is_asked_by_one_probe_at_a_time_and_then_everything_is_delivered(
     database: str, leanplum: Leanplum
 ) -> None:

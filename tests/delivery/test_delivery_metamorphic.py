@@ -68,6 +68,7 @@ def fresh(tmp_path: Path) -> Any:
     return made
 
 
+@pytest.mark.slow
 def test_singly_in_any_batches_or_over_a_restart_each_user_gets_the_same_calls(
     leanplum: Leanplum, fresh: Any
 ) -> None:

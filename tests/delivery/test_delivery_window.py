@@ -264,7 +264,7 @@ class Histories(RuleBasedStateMachine):
         )
 
 
-TestHistories = Histories.TestCase
+TestHistories = pytest.mark.slow(Histories.TestCase)
 TestHistories.settings = settings(
     max_examples=200,
     stateful_step_count=30,

@@ -231,6 +231,7 @@ def test_every_code_and_sentence_is_ours() -> None:
                 assert not fault.detail[0].isupper(), (raw, fault)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_unknown_fields_are_judged_in_a_moment_and_the_first_ones_told() -> None:
     raw = {"userId": "u", "event": "E", **{f"x{number}": 1 for number in range(100_000)}}
     started = time.perf_counter()

@@ -88,6 +88,7 @@ def test_any_json_is_an_item_or_invalid_and_nothing_else(action: str, raw: Any) 
     in_batch(raw)
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(nearly_good())
 def test_both_readings_make_the_same_item_of_a_single_body(
@@ -98,6 +99,7 @@ def test_both_readings_make_the_same_item_of_a_single_body(
     assert validate.fast_single(action, body) == outcome(action, body)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(nearly_good(), min_size=1, max_size=3))
 def test_both_readings_make_the_same_items_of_a_batch(

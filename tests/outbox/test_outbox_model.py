@@ -390,6 +390,7 @@ class Histories(RuleBasedStateMachine):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_the_outbox_does_what_its_model_does(
     kind: str, migrated: Path, request: pytest.FixtureRequest

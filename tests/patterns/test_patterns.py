@@ -108,6 +108,7 @@ def piece(chance: random.Random, depth: int) -> str:
     return f"(?:{joined}){many}"
 
 
+@pytest.mark.slow
 def test_patterns_by_chance_find_what_python_finds_and_are_as_fast() -> None:
     """Half a megabyte each; against Python only over short texts, where it does not take for
     ever.

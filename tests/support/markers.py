@@ -1,6 +1,7 @@
 """Markers that follow from what a test can reach, so that nobody has to keep them up to date.
 
-A test reaches what its function, its fixtures and their helpers in tests/ name in their code.
+A test reaches what its function, its fixtures and their helpers in tests/ and bench/ name in their
+code.
 """
 
 import inspect
@@ -25,7 +26,8 @@ from tests.support import (
     valkey,
 )
 
-TESTS = str(Path(__file__).parents[1])
+ROOT = Path(__file__).resolve().parents[2]
+OURS = (f"{ROOT}/tests/", f"{ROOT}/bench/")
 # By marker, what a test that has it reaches.
 STARTERS: dict[str, frozenset[Any]] = {
     name: frozenset(map(inspect.unwrap, starters))
@@ -86,9 +88,12 @@ def _reached(function: Any) -> frozenset[Any]:
 
 
 def _is_ours(one: Any) -> bool:
-    """Return whether a function or class is of tests/; pytest names their modules in two ways."""
+    """Return whether a function or class is of tests/ or bench/.
+
+    The file tells, since pytest names modules in two ways.
+    """
     module = sys.modules.get(getattr(one, "__module__", None) or "")
-    return str(getattr(module, "__file__", "")).startswith(TESTS)
+    return str(getattr(module, "__file__", "")).startswith(OURS)
 
 
 def _named(one: Any) -> Iterator[Any]:
@@ -103,6 +108,8 @@ def _named(one: Any) -> Iterator[Any]:
         value = one.__globals__.get(name)
         if isinstance(value, ModuleType):
             yield from (getattr(value, each) for each in names if hasattr(value, each))
+        elif isinstance(value, dict):
+            yield from value.values()
         elif callable(value):
             yield value
 
