@@ -19,6 +19,7 @@ from tests.support.wait import until_async
 from .harness import Delivering, Leanplum, deliver
 
 
+@pytest.mark.slow
 def test_ten_events_of_one_caller_pass_anothers_long_backlog(
     path: Path, leanplum: Leanplum
 ) -> None:
@@ -42,6 +43,7 @@ def test_ten_events_of_one_caller_pass_anothers_long_backlog(
     deliver(f"sqlite:///{path}", leanplum, body)
 
 
+@pytest.mark.slow
 def test_a_users_events_of_two_callers_keep_their_order_though_one_has_a_backlog(
     path: Path, leanplum: Leanplum
 ) -> None:

@@ -111,6 +111,7 @@ def good_name(name: str) -> bool:
     )
 
 
+@pytest.mark.slow
 @given(st.text(st.sampled_from('aZ019.-/,|"{}\t\n\r\0 é😀'), max_size=6) | st.text(max_size=145))
 def test_names_are_judged_as_the_fact_sheet_says(name: str) -> None:
     assert takes("track", params={name: 1}) == good_name(name)

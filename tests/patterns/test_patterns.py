@@ -86,6 +86,7 @@ def texts(size: int = MEBIBYTE) -> Iterator[bytes]:
     yield "".join(map(chr, range(0x20, 0xD800))).encode() * (size // 160_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [*ORDINARY, *EVIL])
 def test_no_pattern_over_any_text_takes_longer_than_50_ms_for_a_megabyte(pattern: str) -> None:
     made = compile_pattern(pattern)
