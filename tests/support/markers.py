@@ -29,15 +29,13 @@ from tests.support import (
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (f"{ROOT}/tests/", f"{ROOT}/bench/")
 # By marker, what a test that has it reaches.
-STARTERS: dict[str, frozenset[Any]] = {
-    name: frozenset(map(inspect.unwrap, starters))
-    for name, starters in {
-        "gateway": (gateway.running, http_server.served, create_app),
-        "process": (fork_server.ForkServer, subprocess.Popen, subprocess.run),
-        "server": (postgres.postgresql, pgbouncer.pgbouncer, valkey.valkey),
-        "browser": (chromium.command,),
-    }.items()
+STARTERS: dict[str, tuple[Any, ...]] = {
+    "gateway": (gateway.running, http_server.served, create_app),
+    "process": (fork_server.ForkServer, subprocess.Popen, subprocess.run),
+    "server": (postgres.postgresql, pgbouncer.pgbouncer, valkey.valkey),
+    "browser": (chromium.command,),
 }
+REACHED = {name: {inspect.unwrap(one) for one in starters} for name, starters in STARTERS.items()}
 FOLDERS = {"sdk": "sdk", "segment": "sdk", "attacks": "slow", "simulation": "slow"}
 
 
@@ -54,7 +52,7 @@ def _markers(item: pytest.Function) -> Iterator[str]:
     values = getattr(item, "callspec", _Unparametrized).params.values()
     functions = [value for value in values if inspect.isfunction(value)]
     reached = frozenset().union(*map(_reached, [item.function, *fixtures, *functions]))
-    for name, starters in STARTERS.items():
+    for name, starters in REACHED.items():
         if reached & starters:
             yield name
     if "postgresql" in values:
@@ -71,7 +69,7 @@ class _Unparametrized:
 @cache
 def _reached(function: Any) -> frozenset[Any]:
     """Return the starters that a function, or one that it names, names."""
-    wanted = frozenset().union(*STARTERS.values())
+    wanted = set[Any]().union(*REACHED.values())
     seen, waiting, reached = set[int](), [function], set[Any]()
     while waiting:
         one = inspect.unwrap(waiting.pop())
