@@ -55,9 +55,14 @@ class DeadLetterHandler:
         self._authenticator, self._bodies, self.service = authenticator, bodies, service
 
     async def enter(self, request: Request, operation: str, app_name: str | None = None) -> App:
-        """Return the app of a call; `app_name` is the app that its query names."""
+        """Return the app of a call; `app_name` is the app that its query names.
+
+        The header takes precedence.
+        """
         context = context_of(request.scope)
         context.operation = operation
+        if b"x-leanplum-app" in context.headers:
+            app_name = None
         _, app = await self._authenticator.enter(
             context, Scope.DEAD_LETTERS_MANAGE, app_name=app_name
         )

@@ -71,7 +71,7 @@ class Authenticator:
         """Return the caller and the app of a call that counts as one item, even when refused.
 
         `kind` is the Leanplum key that the call needs; `app_name` is an app that the call names
-        elsewhere than in the header. Raises Unauthorized, RateLimited, Forbidden, Malformed,
+        elsewhere than in the header, and takes precedence over it. Raises Unauthorized, RateLimited, Forbidden, Malformed,
         KeyNotConfigured.
         """
         caller = context.caller = self._directory.recognise(context.credential)
@@ -226,11 +226,12 @@ class Authenticator:
     ) -> App:
         """Return the app that the call names, or the only one that the key is for.
 
-        `app_name` is an app that the call names elsewhere; the header takes precedence. Raises
-        Forbidden, and Malformed if the call must name an app.
+        `app_name` is an app that the call names elsewhere than in the header, and takes precedence
+        over it. Raises Forbidden, and Malformed if the call must name an app.
         """
-        header = context.headers.get(b"x-leanplum-app")
-        named = app_name if header is None else header.decode("latin-1")
+        named = app_name
+        if named is None and b"x-leanplum-app" in context.headers:
+            named = context.header(b"x-leanplum-app")
         if named is None:
             app = self._apps.implied(caller.apps)
         else:

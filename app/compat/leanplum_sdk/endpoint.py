@@ -153,8 +153,6 @@ class SdkEndpoint:
                 "This gateway does not serve the app with this appId, or not with this key."
             )
         if named is not None:
-            # The id in the call takes precedence over the header.
-            context.headers.pop(b"x-leanplum-app", None)
             return self._authenticator.choose_app(context, caller, named.name)
         return self._authenticator.choose_app(context, caller)
 
