@@ -101,7 +101,8 @@ class Clock:
             if abs(step) < STEP_MS:
                 self._periods = (*earlier, _Period(last.begins, ahead))
             else:
-                # From the last look on: what was stored since may be by either time.
+                # The wall clock was set at some moment since the last check, so a time stored since
+                # then may be by the clock before or after the step.
                 first, *rest = (*self._periods, _Period(self._seen, ahead))[-MOST_PERIODS:]
                 self._periods = (_Period(-math.inf, first.ahead), *rest)
             self._seen = now
@@ -149,9 +150,10 @@ class Clock:
 
 
 class Watermarks:
-    """How long an item can have waited at most, by when the queue's newest number was seen.
+    """Upper bounds for how long items have waited, from when the newest sequence number was read.
 
-    No wall clock matters to that, neither this host's nor one of another host that accepted it.
+    An item was accepted before its number was first read. These bounds use monotonic time alone, so
+    a wrong wall clock, here or on the host that accepted the item, does not affect them.
     """
 
     def __init__(self, span: float) -> None:

@@ -16,13 +16,13 @@ GatewayError
 │   ├── TooSlow              the body arrives too slowly
 │   ├── KeyInUrl             the URL contains a key
 │   └── RateLimited          a rate limit is exceeded
-├── Unable                   the gateway cannot serve the request now; the caller can retry
+├── Unable                   the gateway cannot serve the request now; it may succeed later
 │   ├── QueueFull            the queue is at its limit
 │   ├── StorageUnavailable   the database cannot commit; nothing was committed
 │   │   └── CommitUnknown    the outcome of the commit is unknown
 │   ├── Stopping             the process shut down before the request was completed
 │   ├── Overloaded           the limit of connections, or of bytes being read, is reached
-│   ├── AuditBroken          the audit log was changed after it was sealed
+│   ├── AuditBroken          the audit log was changed after it was sealed; the operator restores it
 │   └── UpstreamUnavailable  Leanplum cannot be reached, fails, or asks for fewer calls
 ├── Upstream                 a call that waits for Leanplum failed
 │   ├── KeyNotConfigured     it needs a Leanplum key that is not configured
@@ -82,7 +82,7 @@ class GatewayError(Exception):
 
 
 class Refusal(GatewayError):
-    """A request that cannot be accepted as it is."""
+    """A request that cannot be accepted as it is. The caller is at fault, and can correct it."""
 
     def at(self, fault: Fault | None) -> Self:
         """Set the fault that caused this error, if it is known, and return the error."""
@@ -158,7 +158,10 @@ class RateLimited(Refusal):
 
 
 class Unable(GatewayError):
-    """A request that the gateway cannot serve now; `retry_after` is in seconds."""
+    """A request that the gateway cannot serve now; `retry_after` is in seconds.
+
+    The caller is not at fault: the same request may succeed later.
+    """
 
     def __init__(self, detail: str, retry_after: float = 5.0) -> None:
         super().__init__(detail)
@@ -207,7 +210,10 @@ class Stopping(Unable):
 
 
 class AuditBroken(Unable):
-    """An audit log that was changed after it was sealed, so that it proves nothing."""
+    """An audit log that was changed after it was sealed, so that it proves nothing.
+
+    A repeat of the request fails until the operator has restored the log.
+    """
 
 
 class UpstreamUnavailable(Unable):
@@ -224,7 +230,10 @@ class UpstreamUnavailable(Unable):
 
 
 class Upstream(GatewayError):
-    """A call to Leanplum that failed while the caller waited."""
+    """A call to Leanplum that failed while the caller waited.
+
+    Leanplum, or the configuration of its keys, is at fault, and a repeat may do harm or not help.
+    """
 
 
 class KeyNotConfigured(Upstream):

@@ -258,19 +258,19 @@ class ItemPage(NamedTuple):
 class ReadRequest:
     """The parts of the queue that a deliverer wants to read.
 
-    `shards`: only of these; None means of all.
+    `shards` restricts the request to lanes of these shards; None means all.
     """
 
     shards: frozenset[int] | None = None
-    fresh: bool = False  # only which callers have items that wait, and where the queue ends
-    replays: int = 0  # the lanes of what operators sent again after this many replays,
-    lanes: frozenset[int] = frozenset()  # what waits of these lanes,
-    lanes_from: int = 0  # from this sequence number
-    lanes_upto: int = 0  # to this one
-    tail: int | None = None  # what came after this sequence number,
-    leave_out: frozenset[int] = frozenset()  # but not of these callers
+    fresh: bool = False  # read only the callers with waiting items, and the end of the queue
+    replays: int = 0  # read the lanes of items that were replayed after this number of replays
+    lanes: frozenset[int] = frozenset()  # read the waiting items of these lanes
+    lanes_from: int = 0  # their first sequence number
+    lanes_upto: int = 0  # their last sequence number
+    tail: int | None = None  # read items with a sequence number above this one
+    leave_out: frozenset[int] = frozenset()  # leave these callers out of the tail
     backlogs: tuple[tuple[int, int, int], ...] = ()  # (caller, after, limit)
-    # Where the first of all backlogs begins; None where there is none
+    # The sequence number at which the first of all backlogs begins; None if there is no backlog
     unread_after: int | None = None
     contended: bool = False  # whether several callers have a backlog
     limit: int = 5_000

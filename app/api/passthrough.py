@@ -467,7 +467,7 @@ def _description(action: Action) -> str:
         f"Calls Leanplum's `{action.name}` with the {action.key.value} key and returns the answer."
     ]
     if action.per_day:
-        sentences.append(f"Leanplum does it {action.per_day} times a day.")
+        sentences.append(f"Leanplum allows {action.per_day} such calls per day.")
     if action.seldom_changes:
         sentences.append("The response may be `GATEWAY_CACHE_SECONDS` old and has an `ETag`.")
     return " ".join(sentences)

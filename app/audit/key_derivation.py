@@ -1,7 +1,7 @@
 """The audit's root key: 32 bytes from which every other key of the audit is derived (RFC 5869).
 
 It is the setting `GATEWAY_AUDIT_KEY`. Where that is not set, a key is made once and kept in the
-database; then whoever can change the database can sign as well.
+database. Then anyone who can change the database can also sign checkpoints for the change.
 """
 
 import secrets

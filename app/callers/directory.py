@@ -84,15 +84,16 @@ class Directory:
         One thread does so at a time, so that no reading replaces a later one.
         """
         with self._reading:
-            # First: what changes before the keys are read is read again
+            # Read before the keys: a change between the two is then read again by the next refresh
             newest = self._store.newest_change()
             read, after = self._read, self._newest
-            if newest < after:  # the database is not the one that was read: a backup of it, perhaps
+            if newest < after:
+                # The database was replaced, perhaps by a backup: read everything anew
                 read, after = _Reading({}, {}, {}, {}), NOTHING_READ
             if newest > after:
                 for stored in self._store.changed(after):
                     read.take(stored)
-            # The headers are forgotten, lest a caller could make them ever more.
+            # Recognized headers are cached only until the next refresh, which bounds their number.
             self._read = read._replace(recognised={})
             self._newest = newest
 

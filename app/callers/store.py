@@ -68,8 +68,8 @@ FROM caller_keys
 """
 LIVING = "caller_secrets WHERE (expires_at IS NULL OR expires_at > ?)"
 SECRETS = f"SELECT key_id, hash, last_four, expires_at, rotation FROM {LIVING}"
-# With a limit, PostgreSQL goes by the index whatever it believes of the rows; so it does for the
-# secrets of one key.
+# The LIMIT makes PostgreSQL's planner use the index on `changed` even if its statistics are stale.
+# The query for the secrets of one key uses its index in any case.
 CHANGED = f"{KEYS} WHERE changed > ? ORDER BY changed LIMIT ?"
 HASHES = "SELECT key_id, hash, last_four, expires_at, rotation FROM caller_secrets"
 FEW = 100  # changed keys that are read one by one; where there are more, all are read at once

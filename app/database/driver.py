@@ -41,13 +41,14 @@ class Dialect:
     hex_seq: str  # the sequence number of item `i` as the last twelve digits of an id made here
     contains: str  # whether the text of an audit record has these words
     clock: str | None
-    # What makes the server write as many new bytes as the one parameter says. Of PostgreSQL, a
-    # table of its own: space that was freed in another is none that items can have.
+    # Statements that make the server allocate as many new bytes on disk as their parameter says, to
+    # find out whether the disk has room. PostgreSQL fills a temporary table: space that is free
+    # inside another table would prove nothing for `items`.
     take_room: tuple[str, ...]
     give_room_back: str | None
-    room: int  # bytes of which each look is to show that there is room
-    # SQLite's driver gives the interpreter's lock up and takes it back once a row, which costs
-    # milliseconds each when the event loop is busy: many rows come as one, in JSON.
+    room: int  # bytes that each check allocates
+    # True: select many rows as one, in JSON. SQLite's driver releases and takes the interpreter's
+    # lock for each row, which costs milliseconds each while the event loop is busy.
     one_row: bool
 
     def values(self, kind: Type) -> str:
@@ -123,7 +124,7 @@ POSTGRESQL = Dialect(
         "INSERT INTO room (value) VALUES (decode(repeat('00', ?), 'hex'))",
     ),
     give_room_back=None,
-    room=0,  # it makes a table, so only where there was too little room
+    room=0,  # a check creates a table, so it is made only after a write found no room
     one_row=False,
 )
 DIALECTS = {dialect.name: dialect for dialect in (SQLITE, POSTGRESQL)}

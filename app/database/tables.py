@@ -93,10 +93,10 @@ def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None
     Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
-# One index for all that waits, which grows at its end alone: one by lane or by caller would touch
-# other pages for each item, and cost more than all the rest. Whose an item is, is found by walking
-# it, without a look at the items; for that SQLite wants `settled_at` in it as well, though it is
-# always NULL there.
+# The one index of waiting items is ordered by sequence number, so new entries are appended at its
+# end. An index by lane or by caller would write to another page for each item, which costs more
+# than the rest of an insert. Reads by lane or caller scan this index alone, without the table. SQLite
+# scans it alone only if it includes `settled_at`, which is always NULL in it.
 _index(
     "items_waiting",
     items.c.settled_at.is_(None),

@@ -33,20 +33,22 @@ from app.errors import CommitUnknown, StorageUnavailable
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 GROUP_LIMIT = 4_000  # rows that go into one transaction: bounds how long a commit may take
-# Where the last commit had company, wait for more: PostgreSQL's commit_delay, commit_siblings
+# How long to wait for further writes before a commit, if the last commit had several: the same
+# idea as PostgreSQL's commit_delay and commit_siblings
 GATHER_SECONDS = 0.0004
-# That a transaction may be open before what is asked for next is taken to have long to wait
+# A transaction that is open for longer than this counts as slow: new writes expect to wait
 PROMPT_SECONDS = 1.0
-ALONG_SECONDS = 0.02  # that a write waits for the one that is to follow
-COMMIT_SECONDS = 10.0  # that a write is waited for
-# After the files were found in order, a write begins without another look for so long; none is told
-# without one.
+ALONG_SECONDS = 0.02  # how long a write waits to share the transaction of the one that follows it
+COMMIT_SECONDS = 10.0  # how long a caller waits for the result of its write
+# How long a check of SQLite's files stays valid for the begin of a write. A result is reported only
+# after another check.
 FOUND_SECONDS = 0.1
-LOOK_SECONDS = 0.2  # between looks for writes whose time is over
-HANGS_SECONDS = 4.0  # that a transaction may be open before it is taken to hang
-# For beginning on a connection that is kept; beyond waiting for the lock, which takes 5 s at most
+LOOK_SECONDS = 0.2  # between checks for writes whose time limit has passed
+HANGS_SECONDS = 4.0  # a transaction that is open for longer than this counts as hanging
+# Time limit of BEGIN on a connection from the pool. It exceeds the wait for the lock, at most 5 s.
 KEPT_SECONDS = 6.0
-ROLLBACK_SECONDS = 1.0  # afterwards the connection is closed without it, which comes to the same
+# Time limit of ROLLBACK. After it the connection is closed, which rolls back as well.
+ROLLBACK_SECONDS = 1.0
 MOST_ROOM = 32 * 1024 * 1024  # bytes
 ROWS_PER_INSERT = 128
 

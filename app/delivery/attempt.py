@@ -90,11 +90,11 @@ class SentCall(NamedTuple):
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt that is written down: the items that may be sent, all of one app.
+    """One attempt that was committed before sending: the items that may be sent, all of one app.
 
-    `excluded`: lanes of which items were left out, with the sequence number after which they were:
-    0 where the user is locked, a login's where the items behind it wait for it. `calls`: the calls
-    that were sent.
+    `excluded` maps each lane of which items were left out to a sequence number: items of the lane
+    after it were left out. It is 0 if the user is locked, and the number of the login if the items
+    wait for a login. `calls`: the calls that were sent.
     """
 
     id: str

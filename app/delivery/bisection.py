@@ -65,9 +65,10 @@ class Doubts:
     def note_doubtful(self, lanes: Collection[int], reason: str) -> bool:
         """Note a doubtful call with these users' items. Return whether one user is at fault.
 
-        A call that passed before is evidence against one user: for the others, this answer may be
-        the first of a block. Only users whose own calls were doubtful before it passed keep that
-        evidence where another user is found at fault.
+        A user is at fault if a call with its items alone is doubtful although another user's call
+        passed since an earlier doubtful one. For other users that passed call then proves no more:
+        this response may be the first of many, if a proxy has begun to block all calls. Only users
+        whose own calls were doubtful before keep it as evidence.
         """
         self.reason = reason
         alone = next(iter(lanes)) if len(lanes) == 1 else None

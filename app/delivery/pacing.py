@@ -34,9 +34,9 @@ class CircuitState(StrEnum):
 class Circuit:
     """A circuit breaker: closed until calls fail, then open, with one probe at a time.
 
-    The waits between probes of an open circuit double; a held one, which only a person can repair,
-    has one constant wait. Only lanes whose calls failed wait for a probe: a doubt about one user
-    may be probed at once with another user's items.
+    An open circuit doubles its wait after each failed probe. A held circuit waits for a person to
+    correct the configuration, and probes at a constant interval. Only lanes whose calls failed wait
+    for the probe; if one user's items may be the cause, another user's items are probed at once.
     """
 
     def __init__(self, *, shortest: float, held: float) -> None:

@@ -1,15 +1,16 @@
 """The part of the queue that a deliverer holds in memory.
 
-It has the next items of each lane, the lanes that may be sent, and what to read next. Pure: methods
-report what happens. Its size is bounded: the rest of the queue stays on disk and is read as room
-comes. A lane's items are held in the order of acceptance. A lane in flight or deferred gives out no
-items, so its order and its one call at a time hold whatever happens to other lanes.
+It has the next items of each lane, knows which lanes may be sent, and says what to read next. It is
+pure: the deliverer reports events by calling its methods. Its size is bounded; the rest of the
+queue stays on disk until there is room. A lane's items are held in the order of acceptance. While a
+lane is in flight or deferred, none of its items is packed, which preserves its order and limits it
+to one call at a time, independently of other lanes.
 
 The queue is read from its tail, so that new items are seen at once. A caller with more items than
-its share of the room has a *backlog*, read by a cursor of its own as its share is sent: however
-long it is, other callers' items pass it. A lane is *truncated* where items of it were skipped; it
-takes no later items before those, which are read by lane. So all items up to the tail are in one of
-four places: here, in flight, in a backlog, or in a lane that is truncated or deferred.
+its share of the room has a *backlog*. It is read by a cursor of its own, as the caller's share is
+sent, so other callers' items do not wait for it. A lane is *truncated* if items of it were skipped;
+these are read by lane before any later item of it. So each item up to the tail is in one of four
+places: here, in flight, in a backlog, or in a lane that is truncated or deferred.
 
 An item that an operator replays keeps its number, and so lies before the items that were read. Its
 lane becomes truncated: its items here are discarded, and the lane is read anew. Lanes that were

@@ -1,7 +1,7 @@
 """Enrichment: steps that complete and normalize items, and privacy rules.
 
-A valid item is enriched after it was validated; a faulty one before it is validated again, because a
-step may correct the fault. So the steps take any JSON object, are idempotent, and raise nothing.
+A valid item is enriched after it was validated; a faulty one before it is validated again, because
+a step may correct the fault. So the steps take any JSON object, are idempotent, and raise nothing.
 Only `CallEnricher.check`, after them, refuses an item: for an unknown currency, if so configured.
 
 - `config`: the enrichment file and everything wrong with it

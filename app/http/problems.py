@@ -39,6 +39,7 @@ from app.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 EXAMPLE_REQUEST = "4bf92f35"
+INTERNAL = "The gateway failed to handle this request; the cause is in its log."
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ PROBLEMS: dict[str, Problem] = {
             414,
             "URI too long",
             advice="Shorten the query, or send its parameters in the body.",
-            example="The URI is too long; the limit is 65536 bytes.",
+            example="The URI exceeds 32768 bytes.",
         ),
         Problem(
             "unsupported-media-type",
@@ -165,14 +166,14 @@ PROBLEMS: dict[str, Problem] = {
             "Rate limit exceeded",
             advice="Wait for the number of seconds in Retry-After, then send the request again. "
             "No part of the request was accepted.",
-            example="1 item exceeds the key's limit of 1000 per second.",
+            example="1 item would exceed this key's limit of 1000 per second.",
         ),
         Problem(
             "head-too-large",
             431,
             "Request header fields too large",
             advice="Send fewer or shorter headers.",
-            example="The request has too many header fields.",
+            example="The request has more than 100 header fields or 65536 bytes of them.",
         ),
         Problem(
             "internal",
@@ -181,7 +182,7 @@ PROBLEMS: dict[str, Problem] = {
             advice="Send the request again with the same item ids; accepted items are not "
             "accepted twice. The operator finds the cause in the log under the request "
             "id.",
-            example="The gateway failed to handle this request; the cause is in its log.",
+            example=INTERNAL,
         ),
         Problem(
             "key-not-configured",
@@ -227,8 +228,9 @@ PROBLEMS: dict[str, Problem] = {
             "overloaded",
             503,
             "Gateway overloaded",
-            advice="Send the request again after Retry-After, on fewer connections. The "
-            "operator can raise GATEWAY_MAX_CONNECTIONS.",
+            advice="Send the request again after Retry-After, on fewer connections or with "
+            "fewer large bodies at once. If the detail names connections, the operator can raise "
+            "GATEWAY_MAX_CONNECTIONS; if it names bytes, GATEWAY_MAX_HELD_BYTES.",
             example="The limit of bytes being read at once is reached.",
         ),
         Problem(
@@ -246,8 +248,8 @@ PROBLEMS: dict[str, Problem] = {
             "Audit log integrity check failed",
             advice="The operator runs `audit verify`, which lists what was changed, and "
             "restores it (docs/audit.md).",
-            example="The audit log in the database differs from what was sealed; the operator "
-            "runs `audit verify` to see what was changed.",
+            example="The audit log differs from what was sealed; `audit verify` lists the "
+            "differences.",
         ),
         Problem(
             "storage-unavailable",

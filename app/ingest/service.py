@@ -1,7 +1,7 @@
 """Accept items durably: the one use case behind /v1, the SDK protocol and the Segment protocol.
 
-Each protocol parses its requests and turns them into items with `app/ingest/validate.py`, which gets
-the steps around validation from `Ingest.item_steps`. `Ingest.accept` commits the items.
+Each protocol parses its requests and turns them into items with `app/ingest/validate.py`, which
+gets the steps around validation from `Ingest.item_steps`. `Ingest.accept` commits the items.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,8 @@ A valid body takes one pass through pydantic's core. Only a body in which that f
 again, item by item, so that each fault gets its pointer and its sentence, and an invalid item does
 not affect the others.
 
-`ItemSteps` are the steps around validation. An object of them is made for each call, because what it
-works with (the caller, the app, the clock, the end user's address) belongs to the call:
+`ItemSteps` are the steps around validation. An object of them is made for each call, because what
+it works with (the caller, the app, the clock, the end user's address) belongs to the call:
 
 - A valid body is validated, then enriched, then checked.
 - A body with a fault is read again: enriched first, because enrichment may correct the fault, then

@@ -81,7 +81,7 @@ def read_reply(
         if host is not None:
             reason = f"{reason}, a redirect to {host}"
         return Doubtful(
-            f"{reason}: not Leanplum's words; check LEANPLUM_API_URL and what stands between"
+            f"{reason}: not a response of Leanplum; check LEANPLUM_API_URL and proxies on the way"
         )
     if entries is not None and _are_about_items(status, entries, request_ids):
         return _match(entries, request_ids, after)

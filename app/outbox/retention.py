@@ -47,7 +47,7 @@ SELECT seq FROM items
 WHERE settled_at IS NOT NULL AND body IS NOT NULL AND settled_at <= ? AND {ACCEPTED}
 ORDER BY seq LIMIT ?
 """
-# Never of what waits: NULL
+# Never true for a waiting item, whose `settled_at` is NULL
 OLD_ENOUGH = f"settled_at <= CASE WHEN body IS NULL THEN ? ELSE ? END AND {ACCEPTED}"
 ITEMS = "DELETE FROM items WHERE seq IN {seqs}{also} RETURNING seq, acceptance, id"
 IDS = """

@@ -56,10 +56,11 @@ class ItemChange(NamedTuple):
 class Begin:
     """The write that records an attempt before it is sent.
 
-    After a crash, an open attempt was perhaps sent. It is refused if the deliverer doesn't hold the
-    lanes of all items for as long as a call may take (`call_ms`), or if an item is gone because its
-    subject was erased. Left out are items of locked users, items after a login that waits, and a
-    deletion while a call for its id as a device's is in flight. `liveness`: the identity of the
+    After a crash, recovery treats an open attempt as possibly sent. The write is refused if the
+    deliverer's leases on the lanes of all items do not last for as long as a call may take
+    (`call_ms`), or if an item is gone because its subject was erased. It leaves out items of locked
+    users, items behind a waiting item with `newUserId`, and the deletion of a user while a call for
+    the device of the same id is in flight. `liveness`: the identity of the
     deliverer's liveness lock. `forget`: attempts that may be recorded and were not sent.
     """
 

@@ -26,7 +26,8 @@ from app.outbox.erasure import SELECT_VERSION, ActiveErasures
 OUTLIVES_MS = 5_000
 NOBODY = ""
 DELIVERY = "delivery "  # what begins the ids of the delivery's places in line, one for each lane
-# That such a place is kept: it is asked for again much sooner, while there is something to send
+# How long the delivery's place in line is kept. While there are items to send, it is renewed much
+# more often.
 IN_LINE_MS = 2_000
 
 # Values: the time, and the identity of the liveness lock of who asks (None: it has none).

@@ -194,8 +194,7 @@ async def _refused_key(request: Request) -> GatewayError | None:
 
 async def _internal_problem(request: Request, error: Exception) -> Response:
     """Answer an internal error without its text; the middleware logs it."""
-    detail = "The gateway failed to handle this request; the cause is in its log."
-    return _response(problems.plain("internal", detail, *_of(request)))
+    return _response(problems.plain("internal", problems.INTERNAL, *_of(request)))
 
 
 HTTP_SLUGS = {404: "not-found", 405: "method-not-allowed"}

@@ -52,8 +52,8 @@ from app.tracking.service import Tracking
 from app.tracking.violations import ViolationCounts
 
 KEY_IN_DATABASE = (
-    "who can change the database can sign as well: `audit key --move` moves the key into "
-    "GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
+    "anyone who can change the database can also sign the change: `audit key --move` moves the key "
+    "into GATEWAY_AUDIT_KEY, and removes it from the database once it is set there"
 )
 CLOCK_SECONDS = 1.0  # between two looks at the wall clock
 

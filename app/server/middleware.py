@@ -42,7 +42,6 @@ HotHandler = Callable[[RequestContext, Receive], Awaitable[Answer]]
 # The handler of all requests of a path in a foreign protocol; returns the status.
 CompatEndpoint = Callable[[RequestContext, Scope, Receive, Send], Awaitable[int]]
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
-INTERNAL = "The gateway failed to handle this request; the cause is in its log."
 
 
 class Targets(NamedTuple):
@@ -235,7 +234,7 @@ def _routable_path(scope: Scope) -> str:
 def _failure(error: Exception, context: RequestContext) -> Answer:
     """Log an unexpected exception; return an answer without its text."""
     log_failure(log, context, error)
-    return problems.plain("internal", INTERNAL, context.request_id, context.prefix)
+    return problems.plain("internal", problems.INTERNAL, context.request_id, context.prefix)
 
 
 def _guarded(

@@ -6,14 +6,20 @@ import html
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app import errors
+from app.audit.proofs import BROKEN
+from app.http import problems
 from app.http.problems import PROBLEMS
 from app.outbox.outbox import Outbox
+from app.server.http1 import MAX_HEAD, MAX_HEADERS, MAX_URL
 from tests.support.gateway import CANARY, EVENT, Talk, problem
 
+ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., Talk]
 SLUGS = {
     "validation": 422, "malformed": 400, "unauthorized": 401, "forbidden": 403, "not-found": 404,
@@ -116,6 +122,31 @@ def test_head_answers_as_get_does(gateway: Talk, url: str) -> None:
 def test_head_of_a_write_is_not_allowed(gateway: Talk) -> None:
     answer = gateway.call("HEAD", "/v1/events")
     assert (answer.status_code, "POST" in answer.headers["allow"]) == (405, True)
+
+
+def _subclasses(base: type[errors.GatewayError]) -> set[type[errors.GatewayError]]:
+    direct = set(base.__subclasses__())
+    return direct.union(*(_subclasses(kind) for kind in direct))
+
+
+def test_every_error_that_reaches_a_caller_has_a_problem() -> None:
+    # Only their subclasses are raised; StartRefused ends the process before there is a caller
+    without = {errors.Refusal, errors.Unable, errors.Upstream, errors.StartRefused}
+    assert _subclasses(errors.GatewayError) - without == set(problems.SLUGS)
+    assert set(problems.SLUGS.values()) <= set(PROBLEMS)
+
+
+def test_the_examples_are_what_the_code_says() -> None:
+    examples = {slug: problem.example for slug, problem in PROBLEMS.items()}
+    assert examples["url-too-long"] == f"The URI exceeds {MAX_URL} bytes."
+    limits = f"{MAX_HEADERS} header fields or {MAX_HEAD} bytes of them"
+    assert examples["head-too-large"] == f"The request has more than {limits}."
+    assert examples["stopping"] == errors.Stopping().detail
+    assert examples["audit-broken"] == BROKEN
+    sources = (ROOT / "app").rglob("*.py")
+    text = "\n".join(page.read_text() for page in sources if page.name != "problems.py")
+    for slug in ("request-timeout", "id-conflict", "overloaded", "storage-unavailable"):
+        assert examples[slug] in text, slug
 
 
 def test_the_table_of_problems_is_that_of_the_contract() -> None:

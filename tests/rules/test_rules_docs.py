@@ -139,6 +139,22 @@ def test_the_log_events_and_metrics_that_are_named_exist() -> None:
         assert metrics <= known, page
 
 
+def test_the_page_of_metrics_lists_each_with_its_help_text() -> None:
+    defined = Metrics()
+    defined.define_shared_limit_metrics()
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| (.+) \|$", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE
+    )
+    assert rows == sorted(
+        (
+            f"{metric.name}_total" if metric.type == "counter" else metric.name,
+            metric.type,
+            metric.documentation,
+        )
+        for metric in defined.registry.collect()
+    )
+
+
 @pytest.mark.parametrize("term", terms())
 def test_a_term_of_the_glossary_is_used(term: str) -> None:
     texts = [page.read_text() for page in PAGES if page != GLOSSARY]
