@@ -95,8 +95,8 @@ def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None
 
 # The one index of waiting items is ordered by sequence number, so new entries are appended at its
 # end. An index by lane or by caller would write to another page for each item, which costs more
-# than the rest of an insert. Reads by lane or caller scan this index alone, without the table. SQLite
-# scans it alone only if it includes `settled_at`, which is always NULL in it.
+# than the rest of an insert. Reads by lane or caller scan this index alone, without the table.
+# SQLite scans it alone only if it includes `settled_at`, which is always NULL in it.
 _index(
     "items_waiting",
     items.c.settled_at.is_(None),

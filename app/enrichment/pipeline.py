@@ -84,7 +84,7 @@ def _idle_predicate(steps: Sequence[EnrichmentStep]) -> IsIdle:
         if not has_none_of(fields):
             return False
         # Runs for each item: a generator with all() would double its cost.
-        for name, is_fine in predicates:  # noqa: SIM110
+        for name, is_fine in predicates:
             if name in fields and not is_fine(fields[name]):
                 return False
         return True
