@@ -71,8 +71,8 @@ class Authenticator:
         """Return the caller and the app of a call that counts as one item, even when refused.
 
         `kind` is the Leanplum key that the call needs; `app_name` is an app that the call names
-        elsewhere than in the header, and takes precedence over it. Raises Unauthorized, RateLimited, Forbidden, Malformed,
-        KeyNotConfigured.
+        elsewhere than in the header, and takes precedence over it. Raises Unauthorized,
+        RateLimited, Forbidden, Malformed, KeyNotConfigured.
         """
         caller = context.caller = self._directory.recognise(context.credential)
         if caller is None:
