@@ -162,7 +162,7 @@ def mask_url(url: str) -> str:
 def _user_end(url: str, rest: str) -> int:
     """Return the index of the @ after user name and password, -1 if there is none.
 
-    In a URL that can't be parsed it is the last @: an unencoded password may have any character.
+    In a URL that cannot be parsed it is the last @: an unencoded password may have any character.
     """
     if POSTGRESQL.fullmatch(url):
         try:

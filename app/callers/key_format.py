@@ -1,7 +1,7 @@
 """The format of a caller key: `lpgw_`, 30 random base62 characters, 6 of CRC-32 over these.
 
 The checksum tells a mistyped key from an unknown one before any look-up. Only a hash of a key is
-kept: it has 178 bits of chance, so a plain SHA-256 can't be searched.
+kept: it has 178 bits of chance, so a plain SHA-256 cannot be searched.
 """
 
 import hashlib

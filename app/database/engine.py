@@ -53,7 +53,7 @@ log = structlog.get_logger("database")
 def connect(url: str) -> Engine:
     """Return an engine on the database at `url`, migrated to the newest schema.
 
-    Raises StartRefused, with one line that says what is wrong, if the database can't be opened,
+    Raises StartRefused, with one line that says what is wrong, if the database cannot be opened,
     written or understood.
     """
     return _connected(url, migrate)
@@ -215,7 +215,7 @@ def transaction(engine: Engine) -> Iterator[Cursor]:
 def reading(engine: Engine) -> Iterator[Connection]:
     """Open a connection for reading.
 
-    Raises StorageUnavailable if the database can't be used now.
+    Raises StorageUnavailable if the database cannot be used now.
     """
     try:
         with engine.connect() as connection:

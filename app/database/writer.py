@@ -292,7 +292,7 @@ class Writer:
             self._failed_size = 0
 
     def _one_by_one(self, group: Sequence[_Asked[Any]]) -> list[End]:
-        """Commit each write by itself, so that one that can't be written fails alone.
+        """Commit each write by itself, so that one that cannot be written fails alone.
 
         If the database itself fails, the remaining writes fail without a try.
         """

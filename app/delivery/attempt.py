@@ -401,7 +401,7 @@ class AttemptRunner:
 
 
 def _undecryptable(item: Item) -> Outcome:
-    """Return the outcome of an item whose body can't be decrypted.
+    """Return the outcome of an item whose body cannot be decrypted.
 
     Its key may still be configured; a body that was changed in the database is lost for good.
     """

@@ -5,7 +5,7 @@ Pure: `Bisection` says what to send next, and gets the reply to it.
 A refused call is sent again in halves, by users as long as there are several, then by one user's
 items in their order, until the parts pass or one item is left. Where Leanplum itself refuses what
 an item says (`SplitNeeded`), the refusal of a call with that item alone ends the search. Where an
-item's fault can't be told from one of all that we send (`Doubtful`: a firewall's answer, a refusal
+item's fault cannot be told from one of all that we send (`Doubtful`: a firewall's answer, a refusal
 in unknown words), only other users' calls tell:
 
 - An item is at fault where a call with it was doubtful, then a call of another user passed, and

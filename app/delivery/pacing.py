@@ -140,7 +140,7 @@ class CallPacer:
         return self.circuit.state is not CircuitState.CLOSED
 
     def hold_in_doubt(self, now: float, users: int) -> None:
-        """Hold the app, since an item's fault can't be told from one of all that we send.
+        """Hold the app, since an item's fault cannot be told from one of all that we send.
 
         `users`: how many users' own calls were doubtful since one passed. The first probe comes at
         once, and so does any while that is one user: it is another user's.

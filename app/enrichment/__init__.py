@@ -9,6 +9,7 @@ Only `CallEnricher.check`, after them, refuses an item: for an unknown currency,
 - `pipeline`: the steps for one caller of one app, and their use by one call
 - `draft`: one item on its way through the steps; field paths
 - `timestamps`, `client_facts`, `normalizers`, `reshape`, `privacy`: the steps
+- `relayed_calls`: the privacy rules for calls that are relayed to Leanplum
 - `service`: the files on disk, reloaded when they change
 
 The order of the steps is always:

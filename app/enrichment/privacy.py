@@ -354,7 +354,7 @@ def _integer_digits(text: str) -> str | None:
 def _parse_nested(text: str) -> Any:
     """Return the JSON in a text, which may be JSON text itself; blank text is returned as it is.
 
-    Text that can't be parsed is DROPPED, because its content can't be examined.
+    Text that cannot be parsed is DROPPED, because its content cannot be examined.
     """
     value: Any = text
     for _ in range(3):

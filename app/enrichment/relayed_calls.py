@@ -86,7 +86,7 @@ class RelayedCallPrivacy:
 async def permit_import(app: App, caller: Caller, default_action: str, rows: bytes = b"") -> None:
     """Check that a caller may import these rows; without rows, only the default action is known.
 
-    Raises Forbidden; Invalid when the rows' actions can't be read.
+    Raises Forbidden; Invalid when the rows' actions cannot be read.
     """
     if default_action:
         import_rows.check_action(default_action, caller.scopes, app.sdk_extra)

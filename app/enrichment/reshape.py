@@ -120,7 +120,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 
 def map_key(value: Any) -> str | None:
-    """Return a scalar as the key of a map; None for a value that can't be one."""
+    """Return a scalar as the key of a map; None for a value that cannot be one."""
     if isinstance(value, str):
         return value
     if not isinstance(value, bool | int | float):

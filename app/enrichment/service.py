@@ -44,7 +44,7 @@ def read_text(path: Path | None) -> str:
 class GeoDatabase:
     """A database of the places of addresses, in MaxMind's format (GeoLite2 City).
 
-    A new file is used within a second; while it can't be read, the previous one stays in use.
+    A new file is used within a second; while it cannot be read, the previous one stays in use.
     """
 
     def __init__(self, path: Path | None) -> None:

@@ -76,7 +76,7 @@ def check_actions(content: bytes, scopes: Set[Scope], extra: Set[str]) -> Iterat
     """Check the actions that rows name; yield once every 500 rows.
 
     Rows are not read if the header names no action. Raises Forbidden; Invalid if the header names
-    an action and the rows can't be read.
+    an action and the rows cannot be read.
     """
     text = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", "surrogateescape", newline="")
     reader = csv.reader(text, strict=True)

@@ -477,7 +477,7 @@ def unknown_action_message(name: str) -> str:
 
 
 def validate_extra_action(name: str) -> str:
-    """Return a name that a setting allows. Raises ValueError for text that can't name an action."""
+    """Return a name that a setting allows. Raises ValueError for text that names no action."""
     if not name or len(name) > MAX_NAME or not name.isprintable() or any(map(str.isspace, name)):
         raise ValueError(
             f"takes names of at most {MAX_NAME} printable characters without spaces; "

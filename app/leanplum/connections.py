@@ -50,7 +50,7 @@ class Route:
     def context(self, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
         """Return the TLS context: it trusts the usual authorities, and those of `ca_file`.
 
-        Raises ValueError where a file can't be read, or has no certificates in it.
+        Raises ValueError where a file cannot be read, or has no certificates in it.
         """
         file = environ.get("SSL_CERT_FILE") if self.trust_env else None
         folder = environ.get("SSL_CERT_DIR") if self.trust_env else None
@@ -66,7 +66,7 @@ class Route:
         return context
 
     def faults(self, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-        """Yield a line for each file or variable that can't be used."""
+        """Yield a line for each file or variable that cannot be used."""
         try:
             self.context(environ)
         except ValueError as error:

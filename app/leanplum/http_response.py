@@ -27,7 +27,7 @@ NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
 
 
 class UnreadableBody(Exception):
-    """A body that is too large, or can't be decompressed. The text says which, in a few words."""
+    """A body that is too large, or cannot be decompressed. The text says which, in a few words."""
 
 
 def too_large(max_bytes: int, setting: str) -> str:

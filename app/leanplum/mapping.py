@@ -153,7 +153,7 @@ def _generated_id(item: Item) -> str:
 
 
 def without_detection(fields: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields without those that ask for what Leanplum can't detect.
+    """Return the fields without those that ask for what Leanplum cannot detect.
 
     `headers` are those about the end user that are sent with the call.
     """

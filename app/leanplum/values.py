@@ -109,7 +109,7 @@ def _plain(value: dict[str, object]) -> dict[str, object]:
 
 
 def _sendable(path: tuple[str | int, ...], value: object) -> None:
-    """Raise PydanticCustomError for a value that JSON can't carry to Leanplum unchanged."""
+    """Raise PydanticCustomError for a value that JSON cannot carry to Leanplum unchanged."""
     kind = type(value)
     if kind is int and not is_whole(value):
         raise PydanticCustomError("too_large", TOO_LARGE, {"at": path})

@@ -178,7 +178,7 @@ class Buckets:
 class RatePolicy(NamedTuple):
     """The limits of one caller's calls about one app, and the response header that names them.
 
-    `lending`: the limits for clients that can't split a batch.
+    `lending`: the limits for clients that cannot split a batch.
     """
 
     caller: Caller

@@ -341,7 +341,7 @@ def _read_generated(cursor: Cursor, generated: set[GeneratedId], cipher: BodyCip
 def _stored_content(cipher: BodyCipher, body: str | None, context: str) -> str:
     """Return the content of a stored body as a caller would repeat it, with its keys sorted.
 
-    Return NO_BODY if the body is gone or can't be decrypted.
+    Return NO_BODY if the body is gone or cannot be decrypted.
     """
     if body is None:
         return NO_BODY

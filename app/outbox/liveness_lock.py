@@ -95,7 +95,7 @@ class LivenessLock:
 def held(database_url: str, owner: str) -> Iterator[LivenessLock]:
     """Hold the liveness lock of process `owner`.
 
-    Raises StartRefused if the file can't be written.
+    Raises StartRefused if the file cannot be written.
     """
     lock = LivenessLock(_path(database_url), owner)
     try:

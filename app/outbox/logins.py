@@ -5,7 +5,7 @@ other lane that it concerns: the new id's and the device's. While the login wait
 lanes with a higher number is begun (`settle.Begin`); within its own lane order holds anyway. A row
 counts only while its login waits: whatever settles the login frees the lanes in the same
 transaction, and a login that is replayed holds back what was not sent by then. Rows of logins that
-can't wait any more are removed by housekeeping.
+cannot wait any more are removed by housekeeping.
 
 A login waits only for lower numbers, whichever lanes it joins, so there are no cycles.
 
@@ -155,7 +155,7 @@ def remove(cursor: Cursor, found: Sequence[Row]) -> None:
 def erase(cursor: Cursor, cipher: BodyCipher, app: str, subject: str, before: int) -> int:
     """Prevent logins below a number from creating an erased user again.
 
-    Return how many dead letters that ended. A login that can't be decrypted counts as one that
+    Return how many dead letters that ended. A login that cannot be decrypted counts as one that
     names the user.
     """
     cursor.execute(OF_LANE, (ids.lane(app, subject), app, before))

@@ -82,8 +82,8 @@ def receipts_of(app: str) -> Select[tuple[object, ...]]:
 def receipt(row: Row[tuple[object, ...]], cipher: BodyCipher) -> Receipt:
     """Return the receipt of one of those rows.
 
-    Leanplum's answer is left out if it can't be decrypted (its key is missing, or it was changed in
-    the database); the receipt says so.
+    Leanplum's answer is left out if it cannot be decrypted (its key is missing, or it was changed
+    in the database); the receipt says so.
     """
     found = row._mapping
     said = found["leanplum"] and cipher.decrypt(

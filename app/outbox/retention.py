@@ -101,7 +101,7 @@ def find_expired(connection: Connection, now: int, limits: RetentionLimits) -> l
 class RemoveExpired:
     """The write that removes settled items past their time, with their ids.
 
-    `over`: rows of logins that can't wait any more.
+    `over`: rows of logins that cannot wait any more.
     """
 
     seqs: Sequence[int]

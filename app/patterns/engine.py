@@ -117,7 +117,7 @@ def _translate_wildcard(piece: str) -> str:
 def check_size(text: str) -> None:
     """Check that a pattern of a JSON Schema does not need too many states.
 
-    Patterns that Python can't parse are left to the engine that searches for them. Raises
+    Patterns that Python cannot parse are left to the engine that searches for them. Raises
     PatternRefused.
     """
     python_text = _UNICODE_CLASS.sub(r"\\w", text).replace("(?<", "(?P<")

@@ -117,7 +117,7 @@ class _ObservedCall:
 class Relay:
     """Calls Leanplum for callers who wait, at most `concurrency` calls at once.
 
-    All methods that call raise: KeyNotConfigured; UpstreamUnavailable where Leanplum can't be
+    All methods that call raise: KeyNotConfigured; UpstreamUnavailable where Leanplum cannot be
     reached, fails or asks for fewer calls; UpstreamTimeout where no answer came within `timeout`
     seconds.
     """

@@ -5,4 +5,5 @@
 - `names`, `name_store`: the names that an app uses; their store
 - `checker`: checks the items of one call against the plan and the names
 - `violations`: counts of what was found
+- `service`: the plans, names and violations of the running gateway; makes the checker of each call
 """

@@ -167,7 +167,7 @@ class NameStore:
     async def run(self) -> None:
         """Refresh the names every two seconds until cancelled.
 
-        While the database can't be read, the names that were read last stay in use.
+        While the database cannot be read, the names that were read last stay in use.
         """
         while True:
             await asyncio.sleep(REFRESH_SECONDS)

@@ -1,5 +1,6 @@
 """The documentation names only what exists, uses the glossary's terms, and links to real pages."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_a_page_has_no_private_vocabulary(page: Path) -> None:
     assert PRIVATE_WORDS.findall(page.read_text()) == []
+
+
+def test_docstrings_have_no_private_vocabulary() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in sorted((ROOT / "app").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        for word in PRIVATE_WORDS.findall(ast.get_docstring(node) or "")
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

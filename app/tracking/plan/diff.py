@@ -1,7 +1,7 @@
 """The differences between an old plan and a new one: added, removed, tightened, loosened.
 
 A change is breaking if the new plan may refuse an item that the old one let through. Where two
-schemas can't be compared (two patterns, for example), the change counts as tightened.
+schemas cannot be compared (two patterns, for example), the change counts as tightened.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
