@@ -47,7 +47,7 @@ WHERE i.seq IS NULL OR (i.settled_at IS NOT NULL AND i.body IS NULL) LIMIT ?
 """
 REMOVE = "DELETE FROM logins WHERE (lane, seq) IN {rows}"
 Row = tuple[int, int]  # lane, sequence number of the login
-LAST_TRY = -1  # in the place of a lane: a user whom the login names was erased
+LAST_TRY = -1  # the lane of a row that marks a login whose user was erased meanwhile
 OF_LANE = f"""
 SELECT i.seq, i.settled_at IS NOT NULL, i.action, i.subject, i.body
 FROM logins l JOIN items i ON i.seq = l.seq JOIN acceptances a ON a.first_seq = i.acceptance

@@ -33,7 +33,7 @@ IN_LINE_MS = 2_000
 # Values: the time, and the identity of the liveness lock of who asks (None: it has none).
 IN_FORCE = "(expires_at > ? OR coalesce(lock = ?, false))"
 LOCKS = f"SELECT id, ticket, lanes, holder, lock, granted FROM user_locks WHERE {IN_FORCE}"
-LOGINS = "logins"  # stands for them in the place of a lock's id
+LOGINS = "logins"  # the id of the row that says that any login waits
 LOCKS_AND_LOGINS = f"{LOCKS} UNION ALL SELECT '{LOGINS}', 0, '[]', '', NULL, 0 WHERE {logins.ANY}"
 ATTEMPTS = """
 SELECT a.lanes, a.started_at, a.owner, d.expires_at, d.lock
