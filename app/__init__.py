@@ -17,14 +17,16 @@ One event, from the socket to its receipt:
 The architecture page in docs/ explains it. Packages, outermost layer first; each imports
 only from those below it:
 
-    cli          commands; the only reader of the environment
+    cli          commands; the only reader of the environment, except for TLS and proxy variables
+                 (leanplum.connections)
     server       startup, shutdown, composition (bootstrap, handlers), HTTP server, health, pages
     api          /v1, one module per resource
     compat       compatibility endpoints: Leanplum's protocol for SDKs, and Segment's
     http         request plumbing that api and compat share
     tracking     the tracking plan, the names that an app uses, and violations
     enrichment   normalization of items, and privacy rules
-    ingest       the use case: validate, enrich, check, accept; independent of HTTP
+    ingest       the use case: validate (a faulty body is enriched first), enrich, check, accept;
+                 independent of HTTP
     delivery     pack waiting items, send them, decide what each response means
     relay        calls to Leanplum while the caller waits
     outbox       the durable queue

@@ -194,8 +194,8 @@ class CallRecord(NamedTuple):
     """One call to Leanplum, for the audit.
 
     `status` is that of the response, None if there was none; `seqs` are its items; `about` says
-    what and whom it was about. `split`: it was refused for its size, and its items were sent again
-    in halves.
+    what and whom it was about. `split`: it was refused as a whole, and its items were sent again in
+    smaller calls.
     """
 
     status: int | None
@@ -242,7 +242,7 @@ class Item(NamedTuple):
     queued_at: int = 0
 
     @property
-    def encrypted(self) -> bool:
+    def undecryptable(self) -> bool:
         """True if the body could not be decrypted here."""
         return self.body[:1] == ENCRYPTED_PREFIX
 
@@ -332,7 +332,7 @@ class Receipt:
 
     @property
     def settled(self) -> bool:
-        """True if this receipt will not change any more."""
+        """True if the item has a final status (a replay can reopen it)."""
         return self.settled_at is not None
 
 
@@ -379,8 +379,8 @@ class ConfigRefused:
 class Trouble:
     """A temporary failure: worth another try, not before `after` seconds.
 
-    `throttled`: Leanplum asked to slow down, which is not an attempt. `lost`: it was sent, and the
-    outcome will never be known.
+    `throttled`: Leanplum asked to slow down, which does not count as an attempt. `lost`: it was
+    sent, and the outcome will never be known.
     """
 
     reason: str
@@ -406,7 +406,7 @@ class Settled:
 class Postponed:
     """The verdict that an item stays, `retrying` or `held`, for `wait` seconds.
 
-    `counts`: whether this was an attempt.
+    `counts`: whether it counts in the item's `attempts`.
     """
 
     status: Status

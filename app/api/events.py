@@ -1,8 +1,9 @@
 """Accept one item: an event, a change of a user or device, a message, a campaign, a deletion.
 
-The steps are the same for all: authenticate, limit, read, validate, enrich, check, accept (one
-durable commit), answer 202. The middleware passes POST /v1/events to the handler directly, without
-the router.
+The steps are the same for all: authenticate, limit, read, validate and enrich, check, accept (one
+durable commit), answer 202. A valid body is validated first; a faulty one is enriched first, since
+that may correct it. The middleware passes POST /v1/events to the handler directly, without the
+router.
 """
 
 import re

@@ -1,1 +1,4 @@
-"""The command line, one module per command group: the only reader of the environment."""
+"""The command line, one module per command group.
+
+Nothing else reads the environment, except for TLS and proxy variables (`leanplum/connections.py`).
+"""

@@ -372,10 +372,10 @@ class Writer:
         That is safe: no statement of the transaction was sent yet.
         """
         if self._cursor is None:
-            return self._begun()
+            return self._execute_begin()
         try:
             with time_limit(KEPT_SECONDS):
-                return self._begun()
+                return self._execute_begin()
         except self._storage_errors as error:
             lost = self._engine.dialect.is_disconnect(
                 cast(Any, error), self._connection.dbapi_connection, None
@@ -383,9 +383,9 @@ class Writer:
             if not lost or seconds_left() == 0:
                 raise
         self._close()
-        return self._begun()
+        return self._execute_begin()
 
-    def _begun(self) -> Cursor:
+    def _execute_begin(self) -> Cursor:
         if self._cursor is None:
             self._connection = self._engine.raw_connection()
             self._cursor = Cursor(self._connection.cursor(), self._dialect)

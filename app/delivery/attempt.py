@@ -224,7 +224,7 @@ class AttemptRunner:
         a probe. Nothing is sent that may not be answered before the lease ends.
         """
         app, items = attempt.app, attempt.items
-        if items[0].encrypted:  # such an item is a batch of its own
+        if items[0].undecryptable:  # such an item is a batch of its own
             return [(items[0], _undecryptable(items[0]))]
         kind = mapping.key_kind(items)
         doubts = self._doubts[app.name, kind]

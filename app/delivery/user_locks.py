@@ -130,7 +130,7 @@ class UserLocks:
             while (now := time.monotonic()) < patient_until + timeout:
                 changed.clear()
                 patient = in_order or now < patient_until
-                clear_upto = await self._outbox.waits(lanes) if patient else None
+                clear_upto = await self._outbox.find_clear_upto(lanes) if patient else None
                 deleted = not patient and await self._is_deleted(request, lanes, tasks)
                 items_wait = clear_upto is None
                 if not deleted and (clear_upto is not None or not patient):

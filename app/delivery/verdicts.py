@@ -51,9 +51,9 @@ def judge(
 ) -> Verdict:
     """Return the verdict on one item after one answer.
 
-    `age`: seconds since the item was accepted. `attempt` counts from 0. `alone`: only items of its
-    own user were sent; a failure beside other users' items may be theirs, so the item is tried
-    again at once, with fewer others.
+    `age`: seconds since the item was accepted or last replayed. `attempt` counts from 0. `alone`:
+    only items of its own user were sent; a failure beside other users' items may be theirs, so the
+    item is tried again without backoff, after Leanplum's Retry-After, with fewer others.
     """
     match outcome:
         case Done(None):

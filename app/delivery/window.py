@@ -39,7 +39,7 @@ LONGEST_WAIT_MS = 3_600_000
 
 
 def _is_sent_alone(item: Item) -> bool:
-    return item.encrypted or sent_alone(item.action, item.body)
+    return item.undecryptable or sent_alone(item.action, item.body)
 
 
 class LaneGroup(NamedTuple):

@@ -89,7 +89,7 @@ class CheckerSource(Protocol):
 
 
 class Ingest:
-    """Enrich, check and accept the items of calls."""
+    """Make the steps around validation for a call, and commit its items."""
 
     def __init__(
         self,

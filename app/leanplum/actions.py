@@ -43,8 +43,6 @@ class Action:
     # Accepted durably and delivered in the background, since the answer is no more than success
     later: bool = False
     alone: bool = False  # never inside a `multi`, which takes the production key
-    # A second call has no further effect, or Leanplum recognizes the repeat by its reqId
-    repeatable: bool = True
     answer: Any = response_schemas.Success
     # Finds faults that no single field has
     check: Callable[[Fields], Fault | None] = lambda fields: None
@@ -279,7 +277,6 @@ ACTIONS: dict[str, Action] = {
             DATA_EXPORT,
             response_schemas.StartedJob,
             per_day=24,
-            repeatable=False,
         ),
         _alone(
             "exportUsers",
@@ -288,7 +285,6 @@ ACTIONS: dict[str, Action] = {
             DATA_EXPORT,
             response_schemas.StartedJob,
             per_day=40,
-            repeatable=False,
         ),
         _alone(
             "exportReport",
@@ -297,7 +293,6 @@ ACTIONS: dict[str, Action] = {
             DATA_EXPORT,
             response_schemas.StartedJob,
             per_day=100,
-            repeatable=False,
         ),
         _alone(
             "getExportResults",
@@ -314,7 +309,6 @@ ACTIONS: dict[str, Action] = {
             passthrough_parameters.Import,
             DEVELOPMENT,
             response_schemas.StartedJob,
-            repeatable=False,
         ),
         _alone(
             "getMultiResults",
@@ -329,7 +323,6 @@ ACTIONS: dict[str, Action] = {
             passthrough_parameters.Postback,
             DATA_EXPORT,
             response_schemas.PostbackAdded,
-            repeatable=False,
         ),
         _alone(
             "listPostbacks",

@@ -68,8 +68,7 @@ def key_kind(items: Sequence[Item]) -> KeyKind:
 def request_for(app: App, items: Sequence[Item], now: float) -> LeanplumRequest:
     """Return the call that sends `items` at `now` (epoch seconds).
 
-    The client key is added here and nowhere else. Raises KeyError where the app has no key of the
-    kind that is needed.
+    Raises KeyError where the app has no key of the kind that is needed.
     """
     key = app.keys[key_kind(items)].get_secret_value()
     head = credentials(app, key)
@@ -82,7 +81,7 @@ def request_for(app: App, items: Sequence[Item], now: float) -> LeanplumRequest:
 
 
 def credentials(app: App, key: str) -> dict[str, str]:
-    """Return the fields that every call has."""
+    """Return the fields that every call has: the app's id, its client key, the API's version."""
     return {"appId": app.app_id, "clientKey": key, "apiVersion": API_VERSION}
 
 

@@ -112,9 +112,9 @@ class Outbox:
     async def accept(self, acceptance: Acceptance, seconds: float | None = None) -> list[Taken]:
         """Commit the items of one call; return a decision for each, in order.
 
-        `seconds`: wait no longer than this, if that is less than for other writes. Raises QueueFull
-        before anything is written, and CommitUnknown with the items' ids if they may have been
-        accepted.
+        `seconds`: wait no longer than this, if that is less than for other writes; ignored if an
+        item erases a user. Raises QueueFull before anything is written, and CommitUnknown with the
+        items' ids if they may have been accepted.
         """
         if ERASES in [item.action for item in acceptance.items]:
             return (await self.erase(acceptance))[0]
@@ -359,10 +359,11 @@ class Outbox:
 
     # --- for calls that a caller waits for ---
 
-    async def waits(self, lanes: Collection[int]) -> int | None:
-        """Return a sequence number up to which no item of these lanes waits; None if one does.
+    async def find_clear_upto(self, lanes: Collection[int]) -> int | None:
+        """Return the number up to which these lanes are known to be clear.
 
-        A short queue is left to `lock` to look through.
+        It is a sequence number. 0: not checked, since the queue is short; `lock` checks. None: an
+        item waits.
         """
         if self.queued < FEW_QUEUED:
             return 0
@@ -414,10 +415,10 @@ class Outbox:
     ) -> LockResult | Denied:
         """Lock the users of a call.
 
-        `clear_upto`: the result of `waits`; nothing is locked if an item waits by now. None:
-        waiting items don't matter any more, and a denied request stays in line until it is granted
-        or unlocked. `liveness`: the identity of the caller's liveness lock. `dead`: processes that
-        are known to have ended.
+        `clear_upto`: the result of `find_clear_upto`; nothing is locked if an item waits by now.
+        None: waiting items don't matter any more, and a denied request stays in line until it is
+        granted or unlocked. `liveness`: the identity of the caller's liveness lock. `dead`:
+        processes that are known to have ended.
         """
         lock = Lock(
             request=request,

@@ -21,8 +21,8 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10
 class Metrics:
     """The metrics of one gateway, in a registry of their own, so that tests do not share them.
 
-    It also keeps the state of the connection to Leanplum for each app, which health and metrics
-    pages show.
+    It also keeps the state of the connection to Leanplum for each app: `/readyz` shows it, and
+    receipts explain from it why an item waits.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,10 @@ class Metrics:
             "warning",
         )
         self.held = self._gauge(
-            "leanplum_gateway_held", "1 while Leanplum rejects our key or app", "app"
+            "leanplum_gateway_held",
+            "1 while the app's items are held: Leanplum refuses the key or the app, all refusals "
+            "are in doubt, or the app's production key is not configured",
+            "app",
         )
         self.circuit_open = self._gauge(
             "leanplum_gateway_circuit_open",

@@ -172,7 +172,7 @@ def test_what_another_process_sealed_by_a_key_that_is_not_here_is_left_as_it_is(
             await other.accept(bought())
         await at.accept(bought())
         sealed, own = await at.waiting()
-        assert (sealed.encrypted, sealed.body[:3], own.body) == (True, "~b.", bought().body)
+        assert (sealed.undecryptable, sealed.body[:3], own.body) == (True, "~b.", bought().body)
 
     with_outbox(database, body, cipher=old)
 

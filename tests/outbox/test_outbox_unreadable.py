@@ -100,7 +100,7 @@ def test_what_is_replayed_so_is_sent_by_who_has_the_key(database: str) -> None:
             "default", DeadLetterFilter(item_ids=(made,)), recorder(at)
         ) == (1, 1)
         (waiting,) = await at.waiting()
-        assert waiting.encrypted
+        assert waiting.undecryptable
 
     async def elsewhere(at: Opened) -> None:
         (waiting,) = await at.waiting()
