@@ -105,9 +105,11 @@ class Outbox:
         """Count again while others accept and settle, since memory misses other processes.
 
         The count is off by what changes meanwhile, until the next time. Items that are being
-        accepted count as waiting.
+        accepted count as waiting, also if their commit comes after they were counted.
         """
-        self.queued = await self._walk(_count) + self._accepting
+        accepting = self._accepting
+        counted = await self._walk(_count)
+        self.queued = counted + max(accepting, self._accepting)
 
     async def accept(self, acceptance: Acceptance, seconds: float | None = None) -> list[Taken]:
         """Commit the items of one call; return a decision for each, in order.
