@@ -6,6 +6,7 @@ share one fsync. Each is answered only after the commit: this makes 202 both tru
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -44,6 +45,7 @@ COMMIT_SECONDS = 10.0  # how long a caller waits for the result of its write
 # after another check.
 FOUND_SECONDS = 0.1
 LOOK_SECONDS = 0.2  # between checks for writes whose time limit has passed
+MIN_LOOK_SECONDS = 0.01
 HANGS_SECONDS = 4.0  # a transaction that is open for longer than this counts as hanging
 # Time limit of BEGIN on a connection from the pool. It exceeds the wait for the lock, at most 5 s.
 KEPT_SECONDS = 6.0
@@ -415,7 +417,14 @@ class Writer:
             for asked in waiting:
                 if asked.until <= now and not asked.future.done():
                     asked.future.set_exception(_unanswered(asked))
-        self._look = self._loop.call_later(LOOK_SECONDS, self._give_up) if waiting else None
+            limits = [asked.until for asked in waiting if not asked.future.done()]
+        if not waiting:
+            self._look = None
+            return
+        # The loop's clock may call a moment before the limit: then it looks again soon, since at a
+        # stop the caller's task is canceled little later.
+        pause = min(LOOK_SECONDS, max(MIN_LOOK_SECONDS, min(limits, default=math.inf) - now))
+        self._look = self._loop.call_later(pause, self._give_up)
 
     def _tell(self, group: Sequence[_Asked[Any]]) -> None:
         for asked in group:
