@@ -6,7 +6,6 @@ share one fsync. Each is answered only after the commit: this makes 202 both tru
 
 import asyncio
 import contextlib
-import math
 import threading
 import time
 from collections import deque
@@ -45,7 +44,7 @@ COMMIT_SECONDS = 10.0  # how long a caller waits for the result of its write
 # after another check.
 FOUND_SECONDS = 0.1
 LOOK_SECONDS = 0.2  # between checks for writes whose time limit has passed
-MIN_LOOK_SECONDS = 0.01
+EARLY_SECONDS = 0.02  # by which the event loop's clock may be early
 HANGS_SECONDS = 4.0  # a transaction that is open for longer than this counts as hanging
 # Time limit of BEGIN on a connection from the pool. It exceeds the wait for the lock, at most 5 s.
 KEPT_SECONDS = 6.0
@@ -227,7 +226,10 @@ class Writer:
         if self._look is not None:
             self._look.cancel()
             assert self._loop is not None
-            self._look = self._loop.call_later(min(LOOK_SECONDS, self._seconds), self._give_up)
+            # The loop's clock may be a moment early: a look before the limit would be the last one
+            # before a stop cancels the callers.
+            pause = min(LOOK_SECONDS, self._seconds) + EARLY_SECONDS
+            self._look = self._loop.call_later(pause, self._give_up)
 
     def _wake_up(self) -> None:
         if not self._awake:
@@ -417,14 +419,7 @@ class Writer:
             for asked in waiting:
                 if asked.until <= now and not asked.future.done():
                     asked.future.set_exception(_unanswered(asked))
-            limits = [asked.until for asked in waiting if not asked.future.done()]
-        if not waiting:
-            self._look = None
-            return
-        # The loop's clock may call a moment before the limit: then it looks again soon, since at a
-        # stop the caller's task is canceled little later.
-        pause = min(LOOK_SECONDS, max(MIN_LOOK_SECONDS, min(limits, default=math.inf) - now))
-        self._look = self._loop.call_later(pause, self._give_up)
+        self._look = self._loop.call_later(LOOK_SECONDS, self._give_up) if waiting else None
 
     def _tell(self, group: Sequence[_Asked[Any]]) -> None:
         for asked in group:
