@@ -168,7 +168,7 @@ class Section(BaseModel):
     """The settings for all, for one app, or for one caller."""
 
     model_config = STRICT
-    steps: dict[Literal[STEPS], bool] = {}  # type: ignore[valid-type]
+    steps: dict[Literal[STEPS], bool] = {}  # type: ignore[valid-type]  # names of a table
     currency: CurrencyConfig | None = None
     contact: ContactConfig | None = None
     flatten: FlattenConfig | None = None
