@@ -151,7 +151,7 @@ class ReceiptDocument(TypedDict):
 class DeadLetterFields(TypedDict, total=False):
     """A filter of dead letters; a field that is left out matches all."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     action: ActionName
     status: Literal["rejected", "expired", "unknown"]
     since: Annotated[Time, Field(description="Became a dead letter at this time or later.")]
@@ -161,7 +161,7 @@ class DeadLetterFields(TypedDict, total=False):
 class DeadLetterChoice(TypedDict, total=False):
     """A selection of dead letters, by ids or by a filter; an empty filter selects all."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [
@@ -353,7 +353,7 @@ WhenOrNever = Annotated[str | None, Field(json_schema_extra={"format": "date-tim
 class KeyCreation(TypedDict, total=False):
     """A caller key to create."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [{"name": "shop backend", "scopes": ["events:write", "users:write"]}]
@@ -370,7 +370,7 @@ class KeyCreation(TypedDict, total=False):
 class KeyChange(TypedDict, total=False):
     """A change of a caller key; fields that are left out keep their values."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={"examples": [{"scopes": ["events:write"], "ratePerSecond": 50}]},
     )
@@ -385,7 +385,7 @@ class KeyChange(TypedDict, total=False):
 class Rotation(TypedDict, total=False):
     """The options of a rotation."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid", json_schema_extra={"examples": [{"overlapSeconds": 3600}]}
     )
     overlapSeconds: Annotated[

@@ -141,7 +141,7 @@ def _in_batch(action: Action) -> Any:
 
 
 SHAPES: dict[str, Any] = {name: _in_batch(action) for name, action in ACCEPTED_ACTIONS.items()}
-_AnyShape: Any = Union[tuple(SHAPES.values())]  # noqa: UP007  # of a table: | cannot say it
+_AnyShape: Any = Union[tuple(SHAPES.values())]  # noqa: UP007  # of a table
 BatchItem: Any = Annotated[_AnyShape, Field(discriminator="action")]
 ITEM_ACTIONS = {
     name: QueuedAction(
@@ -160,7 +160,7 @@ ITEM_ACTIONS = {
 class Batch(TypedDict):
     """A batch of items of any actions, mixed."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [

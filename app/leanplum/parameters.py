@@ -92,7 +92,7 @@ class Common(Subject, total=False):
 class Event(Common, total=False):
     """An event of a user (Leanplum's `track`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [
@@ -144,7 +144,7 @@ class Event(Common, total=False):
 class Occurrences(TypedDict, total=False):
     """The counters of one event in a user's profile. Times are epoch seconds."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     count: Count
     countIncrement: Int
     value: Number
@@ -156,7 +156,7 @@ class Occurrences(TypedDict, total=False):
 class Visits(TypedDict, total=False):
     """The counters of one state in a user's profile. Times are epoch seconds."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     count: Count
     countIncrement: Int
     firstTime: Time
@@ -181,7 +181,7 @@ class DeviceFields(TypedDict, total=False):
 class UserDevice(DeviceFields, total=False):
     """A device of a user. Leanplum accepts one without `deviceId` (fact sheet §12.5)."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     deviceId: DeviceId
 
 
@@ -206,7 +206,7 @@ SetValues = dict[Name, Annotated[Scalar | list[Scalar], Field(union_mode="left_t
 class UserUpdate(Common, UserLocation, total=False):
     """Changes to a user (Leanplum's `setUserAttributes`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [{"userAttributes": {"plan": "pro", "age": 29, "nickname": None}}]
@@ -252,7 +252,7 @@ class UserUpdate(Common, UserLocation, total=False):
 class StateChange(Common, total=False):
     """A state that the user enters (Leanplum's `advance`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={"examples": [{"state": "Checkout", "params": {"step": 2}}]},
     )
@@ -274,7 +274,7 @@ class StateChange(Common, total=False):
 class UserCall(Common, total=False):
     """A call that has no fields beyond the user or device and the time."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid", json_schema_extra={"examples": [{"deviceId": "device-1"}]}
     )
 
@@ -282,7 +282,7 @@ class UserCall(Common, total=False):
 class DeviceUpdate(Common, DeviceFields, total=False):
     """Changes to a device (Leanplum's `setDeviceAttributes`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={"examples": [{"deviceModel": "Pixel 9", "appVersion": "2.0.1"}]},
     )
@@ -291,7 +291,7 @@ class DeviceUpdate(Common, DeviceFields, total=False):
 class Source(TypedDict, total=False):
     """The publisher that brought the user (keys from Leanplum's Android SDK)."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     publisherId: Text
     publisherName: Text
     publisherSubPublisher: Text
@@ -304,7 +304,7 @@ class Source(TypedDict, total=False):
 class TrafficSource(Common, total=False):
     """The traffic source of a user (Leanplum's `setTrafficSourceInfo`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [
@@ -321,7 +321,7 @@ Values = Annotated[Plain, Field(description="Values of the template's variables.
 class Message(Common, total=False):
     """A message to a user (Leanplum's `sendMessage`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [{"userId": "user-1", "values": {"name": "Ann"}, "force": False}]
@@ -337,7 +337,7 @@ class Message(Common, total=False):
 class Campaign(Common, total=False):
     """A campaign to start for a user (Leanplum's `startCampaign`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={"examples": [{"userId": "user-1", "values": {"name": "Ann"}}]},
     )
@@ -348,7 +348,7 @@ class Campaign(Common, total=False):
 class Blocking(Subject, total=False):
     """The user to block or unblock (Leanplum's `block` and `unblock`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid", json_schema_extra={"examples": [{"deviceId": "device-1"}]}
     )
 
@@ -356,7 +356,7 @@ class Blocking(Subject, total=False):
 class Erasure(Subject, total=False):
     """The user to delete (Leanplum's `deleteUser`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid", json_schema_extra={"examples": [{"fullErasure": True}]}
     )
     fullErasure: Annotated[

@@ -15,13 +15,13 @@ from app.leanplum.values import DAY, Bool, DeviceId, EntityId, Int, Plain, Text,
 class NoParameters(TypedDict, total=False):
     """No parameters."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
 
 
 class Start(DeviceFields, UserLocation, total=False):
     """The start of a session (Leanplum's `start`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [
@@ -56,7 +56,7 @@ class Start(DeviceFields, UserLocation, total=False):
 class Variables(TypedDict, total=False):
     """The user whose variables are returned (Leanplum's `getVars`)."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     userId: UserId
     deviceId: DeviceId
     devMode: DevMode
@@ -72,7 +72,7 @@ class Variables(TypedDict, total=False):
 class UserOrDevice(TypedDict, total=False):
     """A user or a device."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     userId: UserId
     deviceId: DeviceId
 
@@ -80,7 +80,7 @@ class UserOrDevice(TypedDict, total=False):
 class Listing(TypedDict, total=False):
     """Filters of a list."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     includeDrafts: Annotated[Bool, Field(description="Whether to include drafts. Default: false.")]
     recent: Annotated[
         Bool, Field(description="Whether to list only recent entries. Default: true.")
@@ -90,7 +90,7 @@ class Listing(TypedDict, total=False):
 class EntityLookup(TypedDict, total=False):
     """The id of one message, A/B test or variant."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     id: Required[EntityId]
     includeDrafts: Annotated[Bool, Field(description="Whether to include drafts. Default: false.")]
 
@@ -98,7 +98,7 @@ class EntityLookup(TypedDict, total=False):
 class VariableChange(TypedDict, total=False):
     """Variables and their values (Leanplum's `setVars`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={"examples": [{"vars": {"welcome.text": "Hello", "welcome.seconds": 3}}]},
     )
@@ -109,7 +109,7 @@ class VariableChange(TypedDict, total=False):
 class VariableNames(TypedDict, total=False):
     """The names of variables to delete (Leanplum's `deleteVars`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid", json_schema_extra={"examples": [{"vars": ["welcome.text"]}]}
     )
     vars: Required[Annotated[list[Text], Field(min_length=1)]]
@@ -119,7 +119,7 @@ class VariableNames(TypedDict, total=False):
 class NotificationChannel(TypedDict, total=False):
     """An Android notification channel (Leanplum's `addAndroidNotificationChannel`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid", json_schema_extra={"examples": [{"name": "Offers", "importance": 3}]}
     )
     id: Required[Annotated[Text, Field(min_length=1)]]
@@ -146,14 +146,14 @@ class NotificationChannel(TypedDict, total=False):
 class ChannelId(TypedDict, total=False):
     """The id of one notification channel."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     channelId: Required[Annotated[Text, Field(min_length=1)]]
 
 
 class DevelopmentDevice(TypedDict, total=False):
     """A device for development (Leanplum's `registerDevice`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={"examples": [{"deviceId": "device-1", "email": "ann@example.com"}]},
     )
@@ -164,7 +164,7 @@ class DevelopmentDevice(TypedDict, total=False):
 class FileName(TypedDict, total=False):
     """The name of one file."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     filename: Required[Annotated[Text, Field(min_length=1)]]
 
 
@@ -175,7 +175,7 @@ class FileUpload(TypedDict, total=False):
     `data`, a JSON list of {filename, size, hash}.
     """
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="allow",
         json_schema_extra={
             "examples": [
@@ -198,7 +198,7 @@ Day = Annotated[str, Field(strict=True, pattern=DAY, description="Date as YYYYMM
 class DataExport(TypedDict, total=False):
     """A period whose raw data is exported (Leanplum's `exportData`); at most 60 days back."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [{"startDate": "20260131", "endDate": "20260201", "exportFormat": "json"}]
@@ -220,7 +220,7 @@ class DataExport(TypedDict, total=False):
 class UsersExport(TypedDict, total=False):
     """The users to export with their attributes (Leanplum's `exportUsers`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid", json_schema_extra={"examples": [{"audienceName": "Buyers"}]}
     )
     audienceName: Text
@@ -231,7 +231,7 @@ class UsersExport(TypedDict, total=False):
 class ReportExport(TypedDict, total=False):
     """The report to export (Leanplum's `exportReport`)."""
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={"examples": [{"startDate": "20260131", "dataType": "UserActivity"}]},
     )
@@ -249,7 +249,7 @@ class ReportExport(TypedDict, total=False):
 class JobId(TypedDict, total=False):
     """The id of one job."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     jobId: Required[Annotated[Text, Field(min_length=1, max_length=400)]]
 
 
@@ -264,7 +264,7 @@ class Import(TypedDict, total=False):
     Leanplum's `multi` with `createJob`. The file's first row names the arguments; dots nest.
     """
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [{"gcsBucket": "bucket", "file": "rows.csv", "defaultAction": "track"}]
@@ -282,7 +282,7 @@ class Import(TypedDict, total=False):
 class ImportOfRows(TypedDict, total=False):
     """The arguments of an import whose rows are the body, as text/csv."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     defaultAction: DefaultAction
     gcsBucket: Annotated[Text, Field(description="Passed on to Leanplum; the rows are the body.")]
 
@@ -293,7 +293,7 @@ class Postback(TypedDict, total=False):
     Leanplum's `addPostback`.
     """
 
-    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
         json_schema_extra={
             "examples": [
@@ -309,7 +309,7 @@ class Postback(TypedDict, total=False):
 class PostbackId(TypedDict, total=False):
     """The id of one postback."""
 
-    __pydantic_config__ = CLOSED  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
     postbackId: Required[Annotated[Text, Field(min_length=1)]]
 
 
@@ -319,7 +319,7 @@ class PostbackId(TypedDict, total=False):
 class SdkParameters(TypedDict, total=False):
     """Parameters that an SDK sends, passed on unchanged, since no source documents them."""
 
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # a TypedDict has no other way
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # for pydantic
 
 
 class InboxMessage(SdkParameters, total=False):
