@@ -29,7 +29,7 @@ SOAK := GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS
 SOAKED := tests/acceptance/test_kill_loop.py tests/acceptance/test_bulk_replay.py tests/acceptance/test_relayed_calls.py tests/api/test_api_as_documented.py tests/simulation tests/attacks
 
 soak: .venv/.dev ## Run the long tests: 200 kills, 10,000 replays, a fleet for 60 s, 10,000 calls of the document, 2,000 histories, each attack for 8 s; counts go to build/soak.xml
-	@$(SOAK) $(BIN)/pytest --junit-xml build/soak.xml -o junit_family=xunit1 $(SOAKED) $(ARGS)
+	@$(SOAK) $(BIN)/pytest --timeout 0 --junit-xml build/soak.xml -o junit_family=xunit1 $(SOAKED) $(ARGS)
 
 check: .venv/.dev ## Look at everything that is checked without running it
 	$(BIN)/ruff format --check --quiet
