@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -89,9 +90,13 @@ class Forked:
 
 
 class ForkServer:
-    """The test's side of a fork server, which ends with this process."""
+    """The test's side of a fork server, which ends with this process.
+
+    Threads may share it: one order is answered before the next is sent.
+    """
 
     def __init__(self) -> None:
+        self._one_order = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="forks", ignore_cleanup_errors=True)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
@@ -130,15 +135,24 @@ class ForkServer:
             "output": str(output),
             "errors": str(errors),
         }
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        pid = int(self._process.stdout.readline())
+        with self._one_order:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+            pid = int(self._process.stdout.readline())
         return Forked(pid, Path(self._folder.name) / str(pid))
 
 
-@cache
+_starting = threading.Lock()
+
+
 def fork_server() -> ForkServer:
     """Return the fork server of this test process, started when it is first needed."""
+    with _starting:  # a cached function may be called twice by two threads
+        return _started()
+
+
+@cache
+def _started() -> ForkServer:
     return ForkServer()
 
 
