@@ -50,7 +50,7 @@ lock: .venv/.dev ## Write the locks anew from pyproject.toml; UPGRADE=--upgrade 
 	@$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## Remove what these commands made, but not data/
-	@rm -rf .venv tests/sdk/node_modules tests/segment/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	@rm -rf .venv tests/browser/node_modules tests/sdk/node_modules tests/segment/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	@find app bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -70,8 +70,8 @@ clean: ## Remove what these commands made, but not data/
 	@for name in leanplum python-leanplum; do $(PIP_INSTALL) --no-deps --upgrade --target .venv/clients/$$name --requirement tests/sdk/$$name.txt || exit; done
 	@touch $@
 
-.venv/.sdks: tests/sdk/package-lock.json tests/segment/package-lock.json | .venv/bin/python
-	@if command -v npm >/dev/null; then for folder in tests/sdk tests/segment; do npm ci --prefix $$folder --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null || exit; done; fi
+.venv/.sdks: tests/browser/package-lock.json tests/sdk/package-lock.json tests/segment/package-lock.json | .venv/bin/python
+	@if command -v npm >/dev/null; then for folder in tests/browser tests/sdk tests/segment; do npm ci --prefix $$folder --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null || exit; done; fi
 	@touch $@
 
 .venv/.dev: requirements-dev.lock requirements.lock | .venv/bin/python

@@ -6,6 +6,7 @@
     database  the URL of a migrated database with nothing in it; the test runs once on each kind
     valkey    a running Valkey of the test's own, with nothing in it
     path      a migrated SQLite file with nothing in it
+    visit     opens pages in Chromium: visit(url, dark=True, width=390); see support/browser.py
 
 `Talk` (support/gateway.py) is what the first two give: `talk.event({...})`, `talk.batch([...])`,
 `talk.get(url)`, `talk.rows(sql)`.
@@ -19,10 +20,13 @@ from pathlib import Path
 import certifi
 import hypothesis
 import pytest
+from playwright.sync_api import Browser
 
 from app.database.engine import connect
 from app.settings import Settings
 from tests.support import markers
+from tests.support.browser import Visit, launched, visiting
+from tests.support.chromium import CHROMIUM, NEEDED, NO_CHROMIUM
 from tests.support.gateway import WIDE, Talk, make_settings, running
 from tests.support.postgres import Server, postgresql
 from tests.support.valkey import Valkey
@@ -112,3 +116,19 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterato
     directory = tmp_path_factory.mktemp("gateway")
     with running(make_settings(directory, migrated, dict(WIDE)), directory / "g.db") as talk:
         yield talk
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium for a module; its tests are skipped where there is none."""
+    if CHROMIUM is None and not NEEDED:
+        pytest.skip(NO_CHROMIUM)
+    with launched() as running_browser:
+        yield running_browser
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Opens pages in Chromium, and fails the test for errors in them."""
+    with visiting(browser) as opener:
+        yield opener

@@ -11,7 +11,8 @@ of its own folder, never from another test.
     unreachable      addresses to which no connection can be made
     postgres, pgbouncer, valkey    real servers
     database_proxy   a proxy in front of PostgreSQL that can fall silent
-    chromium         a real browser
+    chromium         a real browser, as a process
+    browser          the same, driven by Playwright: pages, screenshots, accessibility
     segment, sdk     calls of the two foreign protocols
     tracking_plans   small tracking plans
     wait             `until` and `free_port`

@@ -11,9 +11,8 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 NEEDED = bool(os.environ.get("GATEWAY_TESTS_NEED_CHROMIUM"))
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None and not NEEDED, reason="there is no Chromium here"
-)
+NO_CHROMIUM = "there is no Chromium here (on Debian: apt-get install chromium)"
+needs_chromium = pytest.mark.skipif(CHROMIUM is None and not NEEDED, reason=NO_CHROMIUM)
 QUIET = (
     "--headless",
     "--no-sandbox",

@@ -17,6 +17,7 @@ import pytest
 
 from app.server.application import create_app
 from tests.support import (
+    browser,
     chromium,
     fork_server,
     gateway,
@@ -33,7 +34,7 @@ STARTERS: dict[str, tuple[Any, ...]] = {
     "gateway": (gateway.running, http_server.served, create_app),
     "process": (fork_server.ForkServer, subprocess.Popen, subprocess.run),
     "server": (postgres.postgresql, pgbouncer.pgbouncer, valkey.valkey),
-    "browser": (chromium.command,),
+    "browser": (chromium.command, browser.launched),
 }
 REACHED = {name: {inspect.unwrap(one) for one in starters} for name, starters in STARTERS.items()}
 FOLDERS = {"sdk": "sdk", "segment": "sdk", "attacks": "slow", "simulation": "slow"}
