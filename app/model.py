@@ -307,10 +307,16 @@ class Lease:
     shards: frozenset[int]
     surplus: int = 0
     lost: int = 0  # attempts of deliverers that are gone
-    settled: int = 0  # items that left the queue with them
+    # Items that left the queue with them, as unknown, by app
+    unknown: Mapping[str, int] = field(default_factory=dict)
     # False: others took it for gone meanwhile, and may have sent what it has in memory
     renewed: bool = True
     at: int = 0  # the time of the clock by which leases end
+
+    @property
+    def settled(self) -> int:
+        """The number of items that left the queue."""
+        return sum(self.unknown.values())
 
 
 @dataclass(frozen=True, slots=True)

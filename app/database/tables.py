@@ -20,6 +20,7 @@ row_sets         how many caller keys and erasures there are, and a digest of al
                  rows has a MAC
 taxonomy         the names of events, states, parameters and attributes that each app has
 plan_violations  violations of the tracking plan, counted
+minute_counts    items and calls, counted by minute and app; each process has rows of its own
 sequence         the last numbers of items and records: one row, so they follow the commits' order
 """
 
@@ -323,4 +324,16 @@ plan_violations = Table(
     Column("last_seen", BigInteger, nullable=False),
     Column("pointer", Text, nullable=False),
     PrimaryKeyConstraint("app", "kind", "name", "code", "key_id"),
+)
+
+minute_counts = Table(
+    "minute_counts",
+    metadata,
+    Column("minute", BigInteger, nullable=False),  # when it began
+    Column("app", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("part", BigInteger, nullable=False),  # of one process; another one in each minute
+    Column("total", BigInteger, nullable=False),
+    PrimaryKeyConstraint("minute", "app", "kind", "part"),
+    sqlite_with_rowid=False,
 )

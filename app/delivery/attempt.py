@@ -43,6 +43,7 @@ from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
 
+POSTPONED = (Status.RETRYING.value, Status.HELD.value)
 STORAGE_PAUSE_SECONDS = 1.0  # between tries while the database can't be used
 
 log = structlog.get_logger("delivery")
@@ -263,9 +264,8 @@ class AttemptRunner:
             log.warning("call.unanswered", app=app.name, reason=str(error), sent=error.sent)
             attempt.calls.append(SentCall(items, None))
             reply = [Trouble(f"No answer from Leanplum: {error}", lost=error.sent)] * len(items)
-        self._metrics.calls.labels(str(status or "none")).inc()
         seconds = time.perf_counter() - started
-        self._metrics.call_seconds.observe(seconds)
+        self._metrics.count_call(app.name, status, seconds)
         # A refused key of another kind holds only the items that need it
         if kind is KeyKind.PRODUCTION or not _refuses_config(reply):
             self.pacer(app.name).note_reply(self._ticks(), seconds, reply)
@@ -353,9 +353,8 @@ class AttemptRunner:
     def _report(self, attempt: Attempt, verdicts: Sequence[tuple[Item, Verdict]]) -> None:
         """Report a settled attempt, and the state of the app's calls, in metrics and log."""
         counts = count_by_status([verdict.status for _, verdict in verdicts])
-        for status in (Status.RETRYING.value, Status.HELD.value):
-            if status in counts:
-                self._metrics.postponed.labels(status).inc(counts[status])
+        postponed = {status: counts[status] for status in POSTPONED if status in counts}
+        self._metrics.count_postponed(attempt.app.name, postponed)
         self._report_state(attempt.app.name)
         held = next((verdict for _, verdict in verdicts if verdict.status is Status.HELD), None)
         if held is not None:

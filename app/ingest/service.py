@@ -147,7 +147,7 @@ class Ingest:
                 raise
             await item_steps.learn(_accepted_names(claimed, taken), names)
         call.recorded = True
-        self._metrics.accepted.inc(sum(kind == "accepted" for _, kind in taken))
+        self._metrics.count_accepted(app.name, sum(kind == "accepted" for _, kind in taken))
         return taken
 
     async def erase(
@@ -160,7 +160,7 @@ class Ingest:
         acceptance = self._acceptance(call, app, caller, [item], now, 0, False)
         (taken,), removed = await self._outbox.erase(acceptance)
         call.recorded = True
-        self._metrics.accepted.inc(taken[1] == "accepted")
+        self._metrics.count_accepted(app.name, int(taken[1] == "accepted"))
         return taken, removed.get(item.subject)
 
     async def learn_relayed(self, item_steps: CallSteps, items: Sequence[NewItem]) -> None:

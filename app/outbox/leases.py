@@ -11,7 +11,7 @@ be sent twice.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -98,11 +98,11 @@ class RenewLeases:
         self._renew(cursor, now)
         user_lock_rows.outlive(cursor, now, self.dead)
         user_lock_rows.expire(cursor, now, self.liveness)
-        lost, settled = self._recover(cursor)
+        lost, unknown = self._recover(cursor)
         cursor.execute(FREE)
         shards, surplus = self._take_shards(cursor)
         return Lease(
-            shards=shards, surplus=surplus, lost=lost, settled=settled, renewed=renewed, at=now
+            shards=shards, surplus=surplus, lost=lost, unknown=unknown, renewed=renewed, at=now
         )
 
     def _renew(self, cursor: Cursor, now: int) -> None:
@@ -128,13 +128,13 @@ class RenewLeases:
             cursor.execute(statement, (self.owner, _text(taken)))
         return frozenset(mine + taken), give
 
-    def _recover(self, cursor: Cursor) -> tuple[int, int]:
+    def _recover(self, cursor: Cursor) -> tuple[int, Mapping[str, int]]:
         """Close the attempts of dead deliverers, with an audit record for each.
 
         The lanes of the attempts, and those that logins among them concern, stay locked while a
         call may outlive its process. That time counts from here: a call is sent only once the
         commit of its attempt is confirmed, which may take a while. Return how many attempts there
-        were, and how many items left the queue.
+        were, and how many items left the queue by app.
         """
         cursor.execute(LOST)
         attempts = [
@@ -142,7 +142,7 @@ class RenewLeases:
             for attempt, seqs, lanes in cursor.fetchall()
         ]
         if not attempts:
-            return 0, 0
+            return 0, {}
         all_seqs = [seq for attempt in attempts for seq in attempt.seqs]
         cursor.execute(SENT.format(seqs=cursor.dialect.values("bigint")), (_text(all_seqs),))
         sent = {row[0]: _SentItem(*row) for row in cursor.fetchall()}
@@ -157,8 +157,8 @@ class RenewLeases:
             audit_records.append((self.now, self._record(attempt.id, items, changes)))
         records.insert(cursor, self.macs, audit_records)
         cursor.execute(CLOSE)
-        statuses = [change.status for change in changes.values()]
-        return len(attempts), statuses.count(Status.UNKNOWN)
+        unknown = [seq for seq, change in changes.items() if change.status is Status.UNKNOWN]
+        return len(attempts), Counter(sent[seq].app for seq in unknown)
 
     def _changes(self, cursor: Cursor, sent: Sequence["_SentItem"]) -> dict[int, ItemChange]:
         """Return the changes of the items that still wait, by sequence number."""

@@ -31,7 +31,7 @@ from app.model import (
     Taken,
     Verdict,
 )
-from app.outbox import erasure, logins, receipts, retention, waiting_items
+from app.outbox import erasure, logins, minute_counts, receipts, retention, waiting_items
 from app.outbox.accept import Accept, Erase
 from app.outbox.dead_letters import DeadLetterService
 from app.outbox.leases import Pseudonymize, ReleaseLeases, RenewLeases
@@ -86,7 +86,8 @@ class Outbox:
         self.queued = 0
         self._accepting = 0  # of these, items whose commit is pending
         self.on_accepted: Callable[[], None] = lambda: None
-        self.on_settled: Callable[[Mapping[str, int]], None] = lambda counts: None  # by status
+        # Called with an app, and how many of its items have settled by status
+        self.on_settled: Callable[[str, Mapping[str, int]], None] = lambda app, counts: None
         self.dead_letters = DeadLetterService(
             engine,
             writer,
@@ -260,8 +261,8 @@ class Outbox:
         )
         lease = await self._writer.write(renew)
         self.queued -= lease.settled
-        if lease.settled:
-            self.on_settled({Status.UNKNOWN.value: lease.settled})
+        for app, count in lease.unknown.items():
+            self.on_settled(app, {Status.UNKNOWN.value: count})
         return lease
 
     async def processes(self) -> dict[str, str | None]:
@@ -347,7 +348,7 @@ class Outbox:
         counts = await self._writer.write(settle)
         if counts is None:
             return False
-        self.on_settled(counts)
+        self.on_settled(app, counts)
         self._to_scrub |= bool(erased)
         self.queued -= settle.settled
         if self._awaited:
@@ -510,7 +511,14 @@ class Outbox:
         if await self._walk(partial(retention.any_over, now=now)):
             await self._writer.write(retention.EndErasures(now, self._macs))
         remove = retention.RemoveExpired(expired, now, limits, over)
-        return await self._writer.write(remove) + len(over)
+        removed = await self._writer.write(remove) + len(over)
+        return removed + await self._remove_old_counts()
+
+    async def _remove_old_counts(self) -> int:
+        before = self._since(minute_counts.RETENTION_MS)
+        if not await self._walk(partial(minute_counts.any_old, before=before)):
+            return 0
+        return await self._writer.write(minute_counts.RemoveOldCounts(before))
 
     async def scrub(self) -> bool:
         """Remove erased content from the database's files, if there is any.

@@ -386,8 +386,7 @@ class Relay:
             ) from None
         finally:
             seconds = time.perf_counter() - started
-            self._metrics.calls.labels(str(call.status or "none")).inc()
-            self._metrics.call_seconds.observe(seconds)
+            self._metrics.count_call(app.name, call.status, seconds)
             if self._recorder is not None:
                 self._recorder.end(app.name, action, subjects, call.status)
             log.info(

@@ -38,6 +38,7 @@ from app.limits.buckets import Buckets, Limiter, LocalLimiter, RatePolicies
 from app.limits.shared_limiter import SharedLimiter
 from app.limits.valkey import Valkey
 from app.outbox import liveness_lock
+from app.outbox.minute_counts import MinuteCountStore
 from app.outbox.outbox import Outbox
 from app.outbox.retention import Housekeeper, RetentionLimits
 from app.relay.service import Relay
@@ -75,6 +76,7 @@ class Services(NamedTuple):
     limiter: RateLimiter
     macs: records.AuditMacs
     metrics: Metrics
+    minute_counts: MinuteCountStore
     outbox: Outbox
     pseudonyms: records.UserPseudonyms
     recorder: AuditRecorder
@@ -171,11 +173,13 @@ async def gateway(
     sealer = _sealer(core)
     tracking = _tracking(core)
     enrichment = _enrichment(core)
+    minute_counts = MinuteCountStore(core.engine, core.writer, metrics.minutes)
     background = _start_loops(
         core,
         directory.run,
         enrichment.run,
         folding.run,
+        minute_counts.run,
         sealer.run,
         tracking.names.run,
         tracking.plans.run,
@@ -207,6 +211,7 @@ async def gateway(
                     limiter=limiter,
                     macs=core.audit.macs,
                     metrics=metrics,
+                    minute_counts=minute_counts,
                     outbox=core.outbox,
                     pseudonyms=pseudonyms,
                     recorder=core.recorder,
@@ -224,7 +229,7 @@ async def gateway(
             task.cancel()
         await asyncio.wait(background, timeout=lifecycle.left)
         folding.flush()
-        await _flush(core, directory, tracking, sealer)
+        await _flush(core, directory, minute_counts, tracking, sealer)
         lifecycle.close()
         core.recorder.close()
         core.engine.dispose()
@@ -256,14 +261,22 @@ def _rate_limiter(core: Core, limiter: Limiter) -> RateLimiter:
     )
 
 
-async def _flush(core: Core, directory: Directory, tracking: Tracking, sealer: Sealer) -> None:
+async def _flush(
+    core: Core,
+    directory: Directory,
+    minute_counts: MinuteCountStore,
+    tracking: Tracking,
+    sealer: Sealer,
+) -> None:
     """Write down what is only in memory, within the time that is left."""
     left = core.lifecycle.left
     try:
         async with asyncio.timeout(left):
-            # When a key was last used, and counts of violations, are not worth a failed stop.
+            # When a key was last used, and counts, are not worth a failed stop.
             with suppress(StorageUnavailable):
                 await directory.tell_used()
+            with suppress(StorageUnavailable):
+                await minute_counts.flush()
             with suppress(StorageUnavailable):
                 await tracking.violations.flush()
             await core.recorder.flush()

@@ -15,6 +15,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from app.telemetry.minute_counts import CountKind, MinuteCounts
+
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -22,13 +24,15 @@ class Metrics:
     """The metrics of one gateway, in a registry of their own, so that tests do not share them.
 
     It also keeps the state of the connection to Leanplum for each app: `/readyz` shows it, and
-    receipts explain from it why an item waits.
+    receipts explain from it why an item waits. `minutes` has the counts by minute that are stored
+    in the database, for all processes together.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = RequestTally()
         self.registry.register(self.requests)
+        self.minutes = MinuteCounts()
         self.taxonomy = NameCounts()
         self.registry.register(self.taxonomy)
         self._define_item_metrics()
@@ -126,10 +130,34 @@ class Metrics:
         for label, count in TallyOf(labels).items():
             self.warnings.labels(app, label).inc(count)
 
-    def count_settled(self, counts: Mapping[str, int]) -> None:
-        """Count items that have settled, by status."""
+    def count_accepted(self, app: str, count: int) -> None:
+        """Count items of an app that were accepted."""
+        if count:
+            self.accepted.inc(count)
+            self.minutes.add(app, CountKind.ACCEPTED, count)
+
+    def count_settled(self, app: str, counts: Mapping[str, int]) -> None:
+        """Count items of an app that have settled, by status."""
         for status, count in counts.items():
             self.settled.labels(status).inc(count)
+            self.minutes.add(app, status, count)
+
+    def count_postponed(self, app: str, counts: Mapping[str, int]) -> None:
+        """Count items of an app that are retried or held after an attempt, by status."""
+        for status, count in counts.items():
+            self.postponed.labels(status).inc(count)
+            self.minutes.add(app, status, count)
+
+    def count_call(self, app: str, status: int | None, seconds: float) -> None:
+        """Count a call to Leanplum about an app, by its HTTP status (None: no answer came).
+
+        404 is not a failure: Leanplum answers so if something is not found, also in a `multi`.
+        """
+        self.calls.labels(str(status or "none")).inc()
+        self.call_seconds.observe(seconds)
+        self.minutes.add(app, CountKind.CALLS)
+        if status is None or not (200 <= status < 300 or status == 404):
+            self.minutes.add(app, CountKind.FAILED_CALLS)
 
     def define_shared_limit_metrics(self) -> tuple[Gauge, Counter]:
         """Define the metrics of limits that replicas share; return the gauge and the counter."""

@@ -13,7 +13,7 @@ REJECTED = Settled(Status.REJECTED, {"error": "no"})
 def counted(at: Opened) -> Counter[str]:
     """Count what settles from now on."""
     counts = Counter[str]()
-    at.outbox.on_settled = counts.update
+    at.outbox.on_settled = lambda app, settled: counts.update(settled)
     return counts
 
 

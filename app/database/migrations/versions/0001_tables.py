@@ -17,6 +17,7 @@ def upgrade() -> None:
     _create_audit()
     _create_callers()
     _create_tracking()
+    _create_counts()
 
 
 def _create_queue() -> None:
@@ -238,6 +239,19 @@ def _create_tracking() -> None:
         sa.Column("last_seen", sa.BigInteger, nullable=False),
         sa.Column("pointer", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("app", "kind", "name", "code", "key_id"),
+    )
+
+
+def _create_counts() -> None:
+    op.create_table(
+        "minute_counts",
+        sa.Column("minute", sa.BigInteger, nullable=False),
+        sa.Column("app", sa.Text, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("part", sa.BigInteger, nullable=False),
+        sa.Column("total", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("minute", "app", "kind", "part"),
+        sqlite_with_rowid=False,
     )
 
 
