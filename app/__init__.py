@@ -29,6 +29,7 @@ only from those below it:
                  independent of HTTP
     delivery     pack waiting items, send them, decide what each response means
     relay        calls to Leanplum while the caller waits
+    receipts     find receipts, render them, explain why an item waits
     outbox       the durable queue
     callers      caller keys: their form, their store, their lookup
     audit        tamper-evident records of who did what

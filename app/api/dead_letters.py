@@ -10,7 +10,6 @@ from pydantic import AfterValidator, TypeAdapter
 
 from app.api import schemas
 from app.api.dependencies import KEY
-from app.api.receipts import receipt_document
 from app.audit import records
 from app.errors import Fault, Invalid, Malformed
 from app.http import (
@@ -29,6 +28,7 @@ from app.ingest import validate
 from app.leanplum.values import query_time
 from app.model import App, Scope, Status
 from app.outbox.dead_letters import DeadLetterFilter, DeadLetterService
+from app.receipts import receipt_document
 
 CHOICE: TypeAdapter[Any] = TypeAdapter(schemas.DeadLetterChoice)
 REFUSED = (

@@ -19,7 +19,6 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from app import ids
 from app.api import schemas
 from app.api.dependencies import KEY, SUBJECTS, path_parameters
-from app.api.receipts import ReceiptService, fresh_receipt, receipt_document, receipt_path
 from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
@@ -50,6 +49,7 @@ from app.http import (
 from app.ingest import CallSteps, Ingest, ItemSteps, validate
 from app.leanplum.actions import ACTIONS, key_for
 from app.model import ERASES, App, KeyKind, Kind, NewItem, Removed, Scope
+from app.receipts import ReceiptService, fresh_receipt, receipt_document, receipt_path
 
 EVENTS = "/v1/events"
 JSON_HEADER = (b"content-type", b"application/json")

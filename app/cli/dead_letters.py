@@ -146,9 +146,9 @@ def find(
     settings: Settings, app: str | None, which: "DeadLetterFilter"
 ) -> Iterator[dict[str, Any]]:
     """Yield the receipts of dead letters with their app, oldest first; without `app`, of each."""
-    from app.api.receipts import receipt_document
     from app.encryption import BodyCipher
     from app.outbox import dead_letters
+    from app.receipts import receipt_document
 
     # Without its key, what Leanplum said cannot be shown, but everything else can
     cipher = BodyCipher(settings.data_keys, None)

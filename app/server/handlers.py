@@ -2,13 +2,14 @@
 
 from typing import NamedTuple
 
-from app.api import audit, batch, dead_letters, events, keys, passthrough, preview, receipts
+from app.api import audit, batch, dead_letters, events, keys, passthrough, preview
 from app.compat.admission import BodyCredentials
 from app.compat.leanplum_sdk import endpoint, execute, relayed_entries, transfers
 from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
 from app.compat.segment.execute import MessageExecutor
 from app.enrichment.relayed_calls import RelayedCallPrivacy
 from app.http import JobFacts
+from app.receipts import ReceiptService
 from app.server.bootstrap import Services
 
 
@@ -18,7 +19,7 @@ class Handlers(NamedTuple):
     items: events.ItemHandler
     batches: batch.BatchHandler
     previews: preview.PreviewHandler
-    receipts: receipts.ReceiptService
+    receipts: ReceiptService
     dead_letters: dead_letters.DeadLetterHandler
     passthrough: passthrough.PassthroughHandler
     keys_handler: keys.KeyHandler
@@ -32,7 +33,7 @@ def handlers_of(services: Services) -> Handlers:
     """Return the handlers, constructed with the gateway's services."""
     settings, outbox, relay = services.settings, services.outbox, services.relay
     authenticator, limiter, bodies = services.authenticator, services.limiter, services.bodies
-    receipt_service = receipts.ReceiptService(outbox, services.metrics)
+    receipt_service = ReceiptService(outbox, services.metrics)
     privacy = RelayedCallPrivacy(services.enrichment)
     job_facts = JobFacts(services.pseudonyms.of)
     credentials = BodyCredentials(

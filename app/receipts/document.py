@@ -1,0 +1,100 @@
+"""Receipts as JSON: the one place that renders them, for HTTP, commands and console."""
+
+from typing import Any
+
+import orjson
+
+from app.clock import instant
+from app.model import Receipt, Removed
+from app.receipts.waiting import WaitExplanation, waiting_for
+
+
+def receipt_document(
+    receipt: Receipt,
+    removed: Removed | None = None,
+    explanation: WaitExplanation | None = None,
+    *,
+    prefix: str,
+) -> dict[str, Any]:
+    """Return a receipt as JSON; times are RFC 3339 in UTC with milliseconds.
+
+    `removed` is what an erasure has just removed; `explanation` is why the item waits, if more is
+    known than the receipt has; `prefix` is the path prefix under which the caller reaches the
+    gateway.
+    """
+    document: dict[str, Any] = {
+        "id": receipt.id,
+        "action": receipt.action,
+        **_user_or_device(receipt.subject),
+        "status": receipt.status,
+        "acceptedAt": instant(receipt.accepted_at),
+        "attempts": receipt.attempts,
+    }
+    if removed is not None:
+        document["erased"] = _erased_document(removed)
+    if receipt.settled_at is not None:
+        document["settledAt"] = instant(receipt.settled_at)
+    elif receipt.next_attempt_at is not None:
+        document["nextAttemptAt"] = instant(receipt.next_attempt_at)
+    explanation = explanation or waiting_for(receipt)
+    if explanation is not None:
+        document["waitingFor"] = explanation.document()
+    if receipt.leanplum_unreadable:
+        document["leanplumUnreadable"] = True
+    elif receipt.leanplum is not None:
+        document["leanplum"] = receipt.leanplum
+    elif receipt.settled_at is not None:
+        document["leanplum"] = {"success": True}
+    document |= receipt.notes or {}
+    document["href"] = receipt_path(receipt.id, prefix)
+    return document
+
+
+def receipt_path(item_id: str, prefix: str) -> str:
+    """Return the path of an item's receipt, as the caller reaches it."""
+    return f"{prefix}/v1/receipts/{item_id}"
+
+
+def _user_or_device(subject: str) -> dict[str, str]:
+    """Return the field with the user or device; erased subjects have none."""
+    kind = {"u": "userId", "d": "deviceId"}.get(subject[0])
+    return {} if kind is None else {kind: subject[1:]}
+
+
+def _erased_document(removed: Removed) -> dict[str, int]:
+    return {
+        "waiting": removed.waiting,
+        "inFlight": removed.in_flight,
+        "deadLetters": removed.dead_letters,
+        "receipts": removed.receipts,
+        "ids": removed.ids,
+    }
+
+
+def fresh_receipt(
+    item_id: str,
+    action: str,
+    subject: str,
+    accepted_at: int,
+    removed: Removed | None = None,
+    notes: str | None = None,
+    *,
+    prefix: str,
+) -> bytes:
+    """Return the JSON of the receipt of an item that has just been accepted.
+
+    It equals what `receipt_document` renders. This is the hot path: no Receipt is constructed.
+    """
+    return orjson.dumps(
+        {
+            "id": item_id,
+            "action": action,
+            "userId" if subject[0] == "u" else "deviceId": subject[1:],
+            "status": "accepted",
+            "acceptedAt": instant(accepted_at),
+            "attempts": 0,
+            **({} if removed is None else {"erased": _erased_document(removed)}),
+            **(orjson.loads(notes) if notes is not None else {}),
+            "href": receipt_path(item_id, prefix),
+        }
+    )
