@@ -93,6 +93,11 @@ def lane(app: str, subject: str) -> int:
     return zlib.crc32(subject.encode(), zlib.crc32(app.encode()))
 
 
+def request_checksum(request_id: str) -> int:
+    """Return a checksum of a request id, as 32 bits."""
+    return zlib.crc32(request_id.encode())
+
+
 def shard(lane: int) -> int:
     """Return the shard that a lane is in."""
     return lane % SHARDS

@@ -132,6 +132,7 @@ class NewItem(NamedTuple):
     adds when it sends (action, time, reqId, uuid). If the caller gave an `id`, its keys are sorted,
     so that one content has one text. `notes` is the text of a JSON object for the receipt; None for
     most. `content` is compared to detect a repeat of an `id`, if that is not `body` itself.
+    `event` is the name of the event or state, by which receipts are searched.
     """
 
     subject: str
@@ -140,6 +141,7 @@ class NewItem(NamedTuple):
     id: str | None = None
     notes: str | None = None
     content: str | None = None
+    event: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +336,7 @@ class Receipt:
     next_attempt_at: int | None
     leanplum: dict[str, Any] | None
     notes: dict[str, Any] | None = None
+    event: str | None = None
     leanplum_unreadable: bool = False  # whether what Leanplum said can't be decrypted here
 
     @property

@@ -124,7 +124,14 @@ class ItemHandler:
             with suppress(StorageUnavailable):
                 return await self._answer(context, app, item_id, kind, removed)
         receipt = fresh_receipt(
-            item_id, action, item.subject, now, removed, item.notes, prefix=context.prefix
+            item_id,
+            action,
+            item.subject,
+            now,
+            removed,
+            notes=item.notes,
+            event=item.event,
+            prefix=context.prefix,
         )
         location = (b"location", receipt_path(item_id, context.prefix).encode())
         return Answer(202, [JSON_HEADER, location], receipt)

@@ -122,6 +122,9 @@ class ReceiptDocument(TypedDict):
 
     id: Annotated[str, Field(examples=["019abc12-3456-7def-8123-000000000001"])]
     action: Annotated[str, Field(examples=["track"])]
+    event: NotRequired[
+        Annotated[str, Field(description="Name of its event or state.", examples=["Purchase"])]
+    ]
     userId: NotRequired[Annotated[str, Field(examples=["user-1"])]]
     deviceId: NotRequired[str]
     status: Status

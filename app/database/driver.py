@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar
 
+import orjson
+from sqlalchemy import Connection
+
 from app.errors import CommitUnknown, StorageUnavailable
 
 # --- dialects ---
@@ -128,6 +131,22 @@ POSTGRESQL = Dialect(
     one_row=False,
 )
 DIALECTS = {dialect.name: dialect for dialect in (SQLITE, POSTGRESQL)}
+
+
+def read_rows(
+    connection: Connection, columns: str, statement: str, values: tuple[Any, ...]
+) -> list[list[Any]]:
+    """Return the columns of the rows of a query, which has `?` for each of the values.
+
+    Their order is that of the query. SQLite's many rows come as one (`Dialect.one_row`).
+    """
+    dialect = DIALECTS[connection.dialect.name]
+    if dialect.one_row:
+        one = f"SELECT json_group_array(json_array({columns})) FROM ({statement})"
+        found: list[list[Any]] = orjson.loads(connection.exec_driver_sql(one, values).scalar_one())
+        return found
+    many = f"SELECT {columns} FROM ({statement}) AS found"
+    return [list(row) for row in connection.exec_driver_sql(dialect.sql(many), values)]
 
 
 class Cursor:

@@ -4,6 +4,7 @@
 
 acceptances ─┬─< items >─ item_ids        items, by the calls that brought them
              │
+search_blocks ─< search_keys   where the items of a user, or of a request, are
 attempts     │   one row for each call to Leanplum that is not settled, written before it is sent
 deliverers ───< leases   which deliverer sends the items of which shards
 user_locks       one row for each call that a caller waits for; it locks the lanes of its users
@@ -40,6 +41,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    literal_column,
     text,
 )
 
@@ -65,6 +67,8 @@ acceptances = Table(
     Column("key_id", Text, nullable=False),
     Column("request_id", Text, nullable=False),
     Column("accepted_at", BigInteger, nullable=False),
+    # A checksum of `request_id`, by which a search finds it (`outbox/search_index.py`)
+    Column("request", BigInteger, nullable=False, server_default=text("0")),
 )
 
 items = Table(
@@ -87,6 +91,7 @@ items = Table(
     Column("notes", Text),
     # The number of the last replay that sent it again, as `sequence.replays` counts
     Column("replay", BigInteger),
+    Column("event", Text),  # the name of its event or state
 )
 
 
@@ -124,6 +129,41 @@ _index(
     and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)),
     items.c.seq,
     items.c.settled_at,
+)
+# By it the feed follows new dead letters; `items_settled` has the other settled items.
+_index(
+    "items_dead_settled",
+    and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)),
+    items.c.settled_at,
+)
+# Receipts are searched by status in it. Few items end otherwise than delivered.
+_index(
+    "items_undelivered",
+    and_(items.c.settled_at.isnot(None), items.c.status != literal_column("'delivered'")),
+    items.c.seq,
+    items.c.status,
+)
+
+# The index by which receipts are searched. It is written in blocks of items, sorted, once all
+# numbers of a block are used: so it only grows at its end, while an ordinary index would change
+# another page for each item. A block is listed once its keys are complete.
+search_blocks = Table(
+    "search_blocks",
+    metadata,
+    Column("block", _Seq, primary_key=True, autoincrement=False),
+    Column("earliest", BigInteger, nullable=False),  # times at which its items were accepted
+    Column("latest", BigInteger, nullable=False),
+)
+
+search_keys = Table(
+    "search_keys",
+    metadata,
+    Column("block", _Seq, nullable=False),
+    # The lane of an item, or 2^32 plus the `request` of an acceptance
+    Column("key", BigInteger, nullable=False),
+    Column("seq", _Seq, nullable=False),
+    PrimaryKeyConstraint("block", "key", "seq"),
+    sqlite_with_rowid=False,
 )
 
 item_ids = Table(
@@ -178,6 +218,8 @@ deliverers = Table(
     Column("id", Text, primary_key=True),
     Column("expires_at", BigInteger, nullable=False),
     Column("lock", Text),  # the identity of its liveness lock
+    # By app, as JSON: what keeps its calls from beginning, as of the last renewal
+    Column("limits", Text),
 )
 
 leases = Table(

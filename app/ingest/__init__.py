@@ -1,5 +1,6 @@
 """The ingest use case behind every protocol: validate, enrich, check and accept items."""
 
+from app.ingest.event_names import event_name
 from app.ingest.faults import (
     MAX_FAULTS,
     Flattened,
@@ -37,6 +38,7 @@ __all__ = [
     "RestingThread",
     "SegmentRules",
     "as_sent",
+    "event_name",
     "in_slices",
     "parameter_sentence",
     "parts",

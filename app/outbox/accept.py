@@ -21,13 +21,19 @@ from app.outbox.erasure import ActiveErasures, ErasureCheck, SubjectItems, alias
 
 RESERVE = "UPDATE sequence SET last = last + ? RETURNING last, erasures"
 INSERT_ACCEPTANCES = (
-    "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at)"
+    "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at, request)"
 )
 # Most items have neither an id of the caller's nor notes. Columns that are left out are not bound
 # as NULL for each row, which saves 2 % of the processor time of a batch with ids.
-INSERT_PLAIN_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller)"
-INSERT_OWN_ID_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id)"
-INSERT_ITEMS = "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, id, notes)"
+INSERT_PLAIN_ITEMS = (
+    "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, event)"
+)
+INSERT_OWN_ID_ITEMS = (
+    "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, event, id)"
+)
+INSERT_ITEMS = (
+    "INSERT INTO items (seq, acceptance, subject, action, body, lane, caller, event, id, notes)"
+)
 INSERT_IDS = "INSERT INTO item_ids (app, id, seq, digest, accepted_at)"
 REPLACE_FORGOTTEN_ID = """ ON CONFLICT (app, id) DO UPDATE SET
 seq = excluded.seq, digest = excluded.digest, accepted_at = excluded.accepted_at"""
@@ -80,12 +86,12 @@ class _NewRows:
 
     def insert(self, cursor: Cursor, macs: records.AuditMacs) -> None:
         """Insert all rows."""
-        insert_values(cursor, INSERT_ACCEPTANCES, 6, self.acceptances)
-        insert_values(cursor, INSERT_PLAIN_ITEMS, 7, self.plain_items)
+        insert_values(cursor, INSERT_ACCEPTANCES, 7, self.acceptances)
+        insert_values(cursor, INSERT_PLAIN_ITEMS, 8, self.plain_items)
         if self.own_id_items:
-            insert_values(cursor, INSERT_OWN_ID_ITEMS, 8, self.own_id_items)
+            insert_values(cursor, INSERT_OWN_ID_ITEMS, 9, self.own_id_items)
         if self.items:
-            insert_values(cursor, INSERT_ITEMS, 9, self.items)
+            insert_values(cursor, INSERT_ITEMS, 10, self.items)
         if self.ids:
             insert_values(cursor, INSERT_IDS, 5, self.ids, REPLACE_FORGOTTEN_ID)
         if self.logins:
@@ -164,7 +170,7 @@ class Accept:
         app_crc = zlib.crc32(app.encode())
         taken = list[Taken]()
         for item in acceptance.items:
-            subject, action, body, item_id, notes, _ = item
+            subject, action, body, item_id, notes, _, event = item
             if check is not None and check.refuses(subject, action, body):
                 taken.append((item_id or "", "erased"))
                 continue
@@ -179,11 +185,13 @@ class Accept:
             if encrypt is not None:
                 body = encrypt(body, body_context(app, action, seq, subject))
             if item_id is None and notes is None:
-                rows.plain_items += (seq, first, subject, action, body, lane, caller)
+                rows.plain_items += (seq, first, subject, action, body, lane, caller, event)
             elif notes is None:
-                rows.own_id_items += (seq, first, subject, action, body, lane, caller, item_id)
+                own = (seq, first, subject, action, body, lane, caller, event, item_id)
+                rows.own_id_items += own
             else:
-                rows.items += (seq, first, subject, action, body, lane, caller, item_id, notes)
+                noted = (seq, first, subject, action, body, lane, caller, event, item_id, notes)
+                rows.items += noted
             taken.append((item_id or f"{prefix}{seq:012x}", "accepted"))
             seq += 1
         self._add_call(first, taken, seq - first, rows)
@@ -225,6 +233,7 @@ class Accept:
                 acceptance.key_id,
                 acceptance.request_id,
                 acceptance.accepted_at,
+                ids.request_checksum(acceptance.request_id),
             )
         record = _record(acceptance, taken, accepted)
         if self.change and self._erases(taken):

@@ -34,6 +34,7 @@ from app.model import (
 from app.outbox import erasure, logins, minute_counts, receipts, retention, waiting_items
 from app.outbox.accept import Accept, Erase
 from app.outbox.dead_letters import DeadLetterService
+from app.outbox.feed import Feed, FeedStep
 from app.outbox.leases import Pseudonymize, ReleaseLeases, RenewLeases
 from app.outbox.settle import Begin, Settle
 from app.outbox.user_lock_rows import NOBODY, Denied, Lock, LockRequest, LockResult, Unlock
@@ -461,6 +462,10 @@ class Outbox:
             receipts.page, app=app, which=which, before=before, limit=limit, cipher=self._cipher
         )
         return await self._read(find)
+
+    async def read_feed(self, feed: Feed, history: int = 0) -> FeedStep:
+        """Return what is new in a feed, as `Feed.step` does. Raises StorageUnavailable."""
+        return await in_background(partial(self._query, partial(feed.step, history=history)))
 
     async def settled_receipt(self, app: str, item_id: str, timeout: float) -> Receipt | None:
         """Return the receipt as soon as it is final, or as it is after `timeout` seconds."""

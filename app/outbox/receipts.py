@@ -104,6 +104,7 @@ def receipt(row: Row[tuple[object, ...]], cipher: BodyCipher) -> Receipt:
         leanplum=orjson.loads(said) if said and not unreadable else None,
         leanplum_unreadable=unreadable,
         notes=orjson.loads(notes) if notes else None,
+        event=found["event"],
     )
 
 

@@ -25,6 +25,7 @@ def receipt_document(
     document: dict[str, Any] = {
         "id": receipt.id,
         "action": receipt.action,
+        **_named("event", receipt.event),
         **_user_or_device(receipt.subject),
         "status": receipt.status,
         "acceptedAt": instant(receipt.accepted_at),
@@ -55,6 +56,11 @@ def receipt_path(item_id: str, prefix: str) -> str:
     return f"{prefix}/v1/receipts/{item_id}"
 
 
+def _named(name: str, value: str | None) -> dict[str, str]:
+    """Return a field with a value, or none."""
+    return {} if value is None else {name: value}
+
+
 def _user_or_device(subject: str) -> dict[str, str]:
     """Return the field with the user or device; erased subjects have none."""
     kind = {"u": "userId", "d": "deviceId"}.get(subject[0])
@@ -77,8 +83,9 @@ def fresh_receipt(
     subject: str,
     accepted_at: int,
     removed: Removed | None = None,
-    notes: str | None = None,
     *,
+    notes: str | None = None,
+    event: str | None = None,
     prefix: str,
 ) -> bytes:
     """Return the JSON of the receipt of an item that has just been accepted.
@@ -89,6 +96,7 @@ def fresh_receipt(
         {
             "id": item_id,
             "action": action,
+            **({} if event is None else {"event": event}),
             "userId" if subject[0] == "u" else "deviceId": subject[1:],
             "status": "accepted",
             "acceptedAt": instant(accepted_at),

@@ -16,6 +16,7 @@ from app.compat.body_formats import FaultyObject, find_nul_faults
 from app.compat.leanplum_sdk.request import VERBATIM_FIELDS, is_true, to_text
 from app.errors import Fault, Invalid
 from app.ids import sdk_item_id
+from app.ingest.event_names import event_name
 from app.ingest.validate import ItemSteps, render_notes
 from app.leanplum.actions import (
     ACTIONS,
@@ -255,8 +256,14 @@ def defer_entry(relayed: RelayedEntry, notes: Notes) -> NewItem:
 def _make_item(
     action: str, entry: Mapping[str, Any], subject: str, notes: Notes, *, in_batch: bool
 ) -> NewItem:
-    body = render_body(entry, in_batch=in_batch)
-    return NewItem(subject, action, body, _make_item_id(action, entry), render_notes(notes))
+    return NewItem(
+        subject,
+        action,
+        body=render_body(entry, in_batch=in_batch),
+        id=_make_item_id(action, entry),
+        notes=render_notes(notes),
+        event=event_name(action, entry),
+    )
 
 
 def render_body(entry: Mapping[str, Any], *, in_batch: bool) -> str:

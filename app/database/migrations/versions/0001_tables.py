@@ -37,6 +37,7 @@ def _create_queue() -> None:
         sa.Column("key_id", sa.Text, nullable=False),
         sa.Column("request_id", sa.Text, nullable=False),
         sa.Column("accepted_at", sa.BigInteger, nullable=False),
+        sa.Column("request", sa.BigInteger, nullable=False, server_default=sa.text("0")),
     )
     op.create_table(
         "items",
@@ -56,6 +57,7 @@ def _create_queue() -> None:
         sa.Column("replayed_at", sa.BigInteger),
         sa.Column("notes", sa.Text),
         sa.Column("replay", sa.BigInteger),
+        sa.Column("event", sa.Text),
     )
     waiting, settled = "settled_at IS NULL", "settled_at IS NOT NULL"
     _create_index("items_waiting", "items", ["seq", "caller", "lane", "settled_at"], waiting)
@@ -67,6 +69,11 @@ def _create_queue() -> None:
     )
     _create_index("items_settled", "items", ["settled_at"], f"{settled} AND body IS NULL")
     _create_index("items_dead", "items", ["seq", "settled_at"], f"{settled} AND body IS NOT NULL")
+    _create_index("items_dead_settled", "items", ["settled_at"], f"{settled} AND body IS NOT NULL")
+    _create_index(
+        "items_undelivered", "items", ["seq", "status"], f"{settled} AND status != 'delivered'"
+    )
+    _create_search()
     op.create_table(
         "item_ids",
         sa.Column("app", sa.Text, nullable=False),
@@ -92,6 +99,23 @@ def _create_queue() -> None:
     )
 
 
+def _create_search() -> None:
+    op.create_table(
+        "search_blocks",
+        sa.Column("block", Seq, primary_key=True, autoincrement=False),
+        sa.Column("earliest", sa.BigInteger, nullable=False),
+        sa.Column("latest", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "search_keys",
+        sa.Column("block", Seq, nullable=False),
+        sa.Column("key", sa.BigInteger, nullable=False),
+        sa.Column("seq", Seq, nullable=False),
+        sa.PrimaryKeyConstraint("block", "key", "seq"),
+        sqlite_with_rowid=False,
+    )
+
+
 def _create_delivery() -> None:
     op.create_table(
         "attempts",
@@ -106,6 +130,7 @@ def _create_delivery() -> None:
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
         sa.Column("lock", sa.Text),
+        sa.Column("limits", sa.Text),
     )
     leases = op.create_table(
         "leases",
