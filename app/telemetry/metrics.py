@@ -15,7 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from app.telemetry.minute_counts import CountKind, MinuteCounts
+from app.telemetry.minute_counts import ACCEPTED, CALLS, FAILED_CALLS, MinuteCounts
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -33,6 +33,7 @@ class Metrics:
         self.requests = RequestTally()
         self.registry.register(self.requests)
         self.minutes = MinuteCounts()
+        self._accepted = AcceptedItems()
         self.taxonomy = NameCounts()
         self.registry.register(self.taxonomy)
         self._define_item_metrics()
@@ -46,7 +47,7 @@ class Metrics:
         self.redirects: dict[str, str] = {}
 
     def _define_item_metrics(self) -> None:
-        self.accepted = self._counter("leanplum_gateway_items_accepted", "Items accepted")
+        self.registry.register(self._accepted)
         self.settled = self._counter(
             "leanplum_gateway_items_settled", "Items settled, by final status", "status"
         )
@@ -133,8 +134,8 @@ class Metrics:
     def count_accepted(self, app: str, count: int) -> None:
         """Count items of an app that were accepted."""
         if count:
-            self.accepted.inc(count)
-            self.minutes.add(app, CountKind.ACCEPTED, count)
+            self._accepted.count += count
+            self.minutes.add(app, ACCEPTED, count)
 
     def count_settled(self, app: str, counts: Mapping[str, int]) -> None:
         """Count items of an app that have settled, by status."""
@@ -155,9 +156,9 @@ class Metrics:
         """
         self.calls.labels(str(status or "none")).inc()
         self.call_seconds.observe(seconds)
-        self.minutes.add(app, CountKind.CALLS)
+        self.minutes.add(app, CALLS)
         if status is None or not (200 <= status < 300 or status == 404):
-            self.minutes.add(app, CountKind.FAILED_CALLS)
+            self.minutes.add(app, FAILED_CALLS)
 
     def define_shared_limit_metrics(self) -> tuple[Gauge, Counter]:
         """Define the metrics of limits that replicas share; return the gauge and the counter."""
@@ -170,6 +171,18 @@ class Metrics:
             "Rate limit decisions made locally because the shared limits were unavailable",
         )
         return up, local
+
+
+class AcceptedItems(Collector):
+    """The number of items that were accepted: a plain number, for the reason of `RequestTally`."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric with its current value."""
+        name = "leanplum_gateway_items_accepted"
+        yield CounterMetricFamily(name, "Items accepted", value=self.count)
 
 
 class RequestTally(Collector):

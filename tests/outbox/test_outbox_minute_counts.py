@@ -29,12 +29,15 @@ class Time:
     def __call__(self) -> int:
         return self.now
 
+    def seconds(self) -> float:
+        return self.now / 1000
+
 
 class Process:
     """The counts of one of several processes on a database."""
 
     def __init__(self, at: Opened, clock: Time) -> None:
-        self.counts = MinuteCounts(clock)
+        self.counts = MinuteCounts(clock.seconds)
         self.store = MinuteCountStore(at.engine, at.writer, self.counts, clock)
 
 
@@ -146,7 +149,8 @@ def test_old_counts_are_removed_in_small_steps_of_whole_minutes(database: str) -
 
 
 def test_minutes_that_are_over_and_stored_are_forgotten() -> None:
-    counts = MinuteCounts(clock := Time())
+    clock = Time()
+    counts = MinuteCounts(clock.seconds)
     for _ in range(3):
         counts.add("ios", "accepted")
         clock.now += MINUTE_MS
