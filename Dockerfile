@@ -8,10 +8,10 @@ RUN python -m venv --without-pip /venv \
  && python -m pip --python /venv/bin/python install --quiet --no-cache-dir --no-compile --only-binary :all: \
       --require-hashes --requirement requirements.lock
 # What the gateway never loads: other programs' scripts, names of places and of carriers for phone numbers, languages to
-# show things in, colours for help texts (TYPER_USE_RICH below), zstandard for PyPy, SQLAlchemy's tests.
+# show things in, what only colours help texts (TYPER_USE_RICH below), zstandard for PyPy, SQLAlchemy's tests.
 RUN find /venv/bin -type f -delete \
  && cd /venv/lib/python3.13/site-packages \
- && rm -r mdurl* markdown_it* pygments* rich rich-* sqlalchemy/testing zstandard/_cffi.* zstandard/backend_cffi.py \
+ && rm -r mdurl* markdown_it* pygments* sqlalchemy/testing zstandard/_cffi.* zstandard/backend_cffi.py \
       phonenumbers/carrierdata phonenumbers/geodata phonenumbers/tzdata \
       phonenumbers/carrier.py phonenumbers/geocoder.py phonenumbers/timezone.py \
  && find babel/locale-data -name '*.dat' ! -name root.dat ! -name en.dat -delete

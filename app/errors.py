@@ -28,6 +28,7 @@ GatewayError
 │   ├── KeyNotConfigured     it needs a Leanplum key that is not configured
 │   ├── UpstreamRejected     Leanplum rejects it
 │   └── UpstreamTimeout      Leanplum did not answer in time; it may have taken effect
+├── CheckFailed              what a command was to check is not as it should be
 └── StartRefused             the process cannot start; one line for each reason
 """
 
@@ -246,6 +247,10 @@ class UpstreamRejected(Upstream):
 
 class UpstreamTimeout(Upstream):
     """A call that Leanplum did not answer in time; it may have taken effect."""
+
+
+class CheckFailed(GatewayError):
+    """A check by a command that found something wrong."""
 
 
 class StartRefused(GatewayError):

@@ -1,12 +1,13 @@
 """The commands about the audit log: `audit verify|export|key|public-key`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.cli.common import AsJson, load_settings
+from app.cli.common import load_settings
+from app.cli.output import AsJson, print_json, print_notice, print_text
+from app.errors import CheckFailed, StartRefused
 
 audit_cli = typer.Typer(help="Verify and export the audit log.", no_args_is_help=True)
 
@@ -32,6 +33,15 @@ ExportFile = Annotated[
     typer.Option(help="Verify this export instead of the database; needs no settings"),
 ]
 
+SET_KEY = (
+    "Set GATEWAY_AUDIT_KEY to this secret for every process. Then run this command again "
+    "with it set, to remove the key from the database."
+)
+REMOVED = (
+    "GATEWAY_AUDIT_KEY has the key, and the database no longer contains it. "
+    "Earlier backups still do."
+)
+
 
 @audit_cli.command("verify")
 def verify_audit(
@@ -45,7 +55,7 @@ def verify_audit(
 
     Exits with 1 if there are any.
     """
-    from app.cli import audit_log
+    from app.cli import audit_log, audit_report
 
     checkpoints, acknowledged = checkpoint or [], audit_log.parse_ranges(acknowledge or [])
     if export is not None:
@@ -54,10 +64,10 @@ def verify_audit(
         report = audit_log.verify_database(load_settings(), public_key, checkpoints)
     report.acknowledge(acknowledged)
     if as_json:
-        typer.echo(json.dumps(audit_log.report_document(report)))
+        print_json(audit_report.report_document(report))
     else:
-        for line in audit_log.report_lines(report):
-            typer.echo(line)
+        for line in audit_report.report_lines(report):
+            print_text(line)
     if report.findings:
         raise typer.Exit(1)
 
@@ -71,13 +81,18 @@ def export_audit(
         str | None, typer.Option(help="Only records of this time (RFC 3339) or later")
     ] = None,
     until: Annotated[str | None, typer.Option(help="Only records from before this time")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Export records as JSON Lines, with what `audit verify --export` needs to verify them."""
     from app.cli import audit_log
 
-    audit_log.export(load_settings(), since, until, file)
-    if file is not None:
-        typer.echo(f"{file} is written.")
+    if as_json and file is None:
+        raise StartRefused("--json: needs a FILE, since the export itself is not one document")
+    lines = audit_log.export(load_settings(), since, until, file)
+    if as_json:
+        print_json({"path": str(file), "lines": lines})
+    elif file is not None:
+        print_text(f"{file} is written.")
 
 
 @audit_cli.command("key")
@@ -86,6 +101,7 @@ def move_audit_key(
         bool,
         typer.Option("--move", help="Move it to GATEWAY_AUDIT_KEY; run this twice"),
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Move the key of the audit log from the database into a setting.
 
@@ -97,32 +113,29 @@ def move_audit_key(
 
     key, problem = audit_log.move_key(load_settings())
     if problem:
-        typer.echo(
+        raise CheckFailed(
             "GATEWAY_AUDIT_KEY has the key, but the files of the database may still contain it: "
-            f"{problem}.",
-            err=True,
+            f"{problem}."
         )
-        raise typer.Exit(1)
-    if key is None:
-        typer.echo(
-            "GATEWAY_AUDIT_KEY has the key, and the database no longer contains it. "
-            "Earlier backups still do."
-        )
-        return
-    typer.echo(to_base64(key))
-    typer.echo(
-        "Set GATEWAY_AUDIT_KEY to this secret for every process. Then run this command again "
-        "with it set, to remove the key from the database.",
-        err=True,
-    )
+    shown = None if key is None else to_base64(key)
+    if as_json:
+        print_json({"key": shown, "removed": key is None})
+    else:
+        print_text(shown or REMOVED)
+    if shown is not None:
+        print_notice(SET_KEY)
 
 
 @audit_cli.command("public-key")
-def show_public_key() -> None:
+def show_public_key(as_json: AsJson = False) -> None:
     """Show the public key that verifies checkpoints.
 
     Keep it where nobody who can change the database can change it.
     """
     from app.cli import audit_log
 
-    typer.echo(audit_log.public_key(load_settings()).text)
+    text = audit_log.public_key(load_settings()).text
+    if as_json:
+        print_json({"publicKey": text})
+    else:
+        print_text(text)

@@ -1,22 +1,26 @@
 """Verification and export of the audit log, for the commands in `cli/audit.py`."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Engine
 
 from app.audit import evidence, key_derivation, records, signing_keys, verify_rows
 from app.audit.export import read_export, write_export
-from app.audit.findings import Finding, Report
+from app.audit.findings import Report
+from app.audit.records import AuditMacs
 from app.audit.tree import Fetch, InvalidCheckpoint, PublicKey, fetcher, parse_count
 from app.audit.verify import verify
-from app.cli.common import milliseconds
+from app.cli.common import engine_to_read, milliseconds
+from app.cli.output import quiet_pipe
+from app.cli.progress import counted, progress
 from app.clock import now_ms
-from app.database.engine import connect_to_read, scrub, snapshot, too_large_to_scrub, transaction
+from app.database.engine import scrub, snapshot, too_large_to_scrub, transaction
 from app.errors import NotFound, StartRefused
 from app.settings import Settings
 
@@ -27,12 +31,7 @@ DIFFERENT_KEY = (
 DATABASE_IN_USE = (
     "other processes read or write all the time. Run this again when the database is idle"
 )
-NOTHING_RECORDED = "Nothing is recorded yet, and nothing is sealed."
 NOTHING_TO_EXPORT = "Nothing is recorded yet: there is nothing to export."
-NOTHING_SEALED = (
-    "Nothing is sealed yet: each record has a valid MAC, but no signature shows whether some are "
-    "missing. The gateway seals records every second while it runs."
-)
 TOO_LARGE = """\
 the file is too large to be rewritten at once. When traffic is low, rewrite it yourself:
 sqlite3 FILE 'VACUUM; PRAGMA wal_checkpoint(TRUNCATE)'"""
@@ -41,14 +40,9 @@ SCRUB_SECONDS = 10.0  # how long to wait for other processes that read and write
 
 def public_key(settings: Settings) -> PublicKey:
     """Return the public key that verifies the checkpoints of this gateway."""
-    engine = connect_to_read(settings.gateway_database_url)
-    try:
-        with snapshot(engine) as connection:
-            return signing_keys.load_keys_to_read(
-                fetcher(connection), settings.audit_root_key
-            ).signer.public
-    finally:
-        engine.dispose()
+    with engine_to_read(settings) as engine, snapshot(engine) as connection:
+        keys = signing_keys.load_keys_to_read(fetcher(connection), settings.audit_root_key)
+        return keys.signer.public
 
 
 def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) -> Report:
@@ -57,25 +51,21 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
     `kept` are earlier checkpoints that were kept elsewhere: notes, or names of files with notes.
     With a public `key`, the gateway's own key is not needed, and MACs are not checked.
     """
-    engine = connect_to_read(settings.gateway_database_url)
-    try:
-        notes = [_note(text) for text in kept]
-        with snapshot(engine) as connection:
-            if key is not None:
-                public = _parse_key(key)
-                return verify(evidence.read_evidence(connection, public), public, notes)
-            fetch = fetcher(connection)
-            if not notes and _is_untouched(fetch):
-                return Report(nothing_recorded=True)
-            own = signing_keys.load_keys_to_read(fetch, settings.audit_root_key)
-            public = own.signer.public
-            report = verify(
-                evidence.read_evidence(connection, public), public, notes, own.macs, now_ms()
-            )
-            report.findings += verify_rows.verify_rows(fetch, own.macs.rows, report.set_changes)
-            return report
-    finally:
-        engine.dispose()
+    notes = [_note(text) for text in kept]
+    with engine_to_read(settings) as engine, snapshot(engine) as connection:
+        if key is not None:
+            public = _parse_key(key)
+            found = evidence.read_evidence(connection, public)
+            return _verify(found, public, notes)
+        fetch = fetcher(connection)
+        if not notes and _is_untouched(fetch):
+            return Report(nothing_recorded=True)
+        own = signing_keys.load_keys_to_read(fetch, settings.audit_root_key)
+        public = own.signer.public
+        found = evidence.read_evidence(connection, public)
+        report = _verify(found, public, notes, own.macs, now_ms())
+        report.findings += verify_rows.verify_rows(fetch, own.macs.rows, report.set_changes)
+        return report
 
 
 def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
@@ -87,67 +77,26 @@ def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
     if key is None:
         raise StartRefused("--public-key: is required with --export; `audit public-key` shows it")
     exported = read_export(path)
-    return verify(exported, _parse_key(key), [_note(text) for text in kept])
+    return _verify(exported, _parse_key(key), [_note(text) for text in kept])
 
 
-def report_document(report: Report) -> dict[str, Any]:
-    """Return a report as JSON."""
-    return {
-        "findings": [finding._asdict() for finding in report.findings],
-        **report.counts,
-        "acknowledged": [finding._asdict() for finding in report.acknowledged],
-        "unchecked": report.unchecked,
-        "part": report.part,
-        "marksLookedAt": report.macs_checked,
-    }
+def _verify(
+    found: evidence.Evidence,
+    key: PublicKey,
+    notes: Sequence[str],
+    macs: AuditMacs | None = None,
+    now: int | None = None,
+) -> Report:
+    """Verify evidence, and show how far that is."""
+    with progress("Verifying records", total=_record_count(found)) as advance:
+        watched = replace(found, rows=lambda: counted(found.rows(), advance))
+        return verify(watched, key, notes, macs, now)
 
 
-def report_lines(report: Report) -> Iterator[str]:
-    """Yield a report for people: each finding, and what was verified."""
-    if report.nothing_recorded:
-        yield NOTHING_RECORDED
-        return
-    for finding in report.findings:
-        yield f"{finding.kind}: {_finding_text(finding)}"
-    for finding in report.acknowledged:
-        yield f"acknowledged: {_finding_text(finding)}"
-    for size in report.unchecked:
-        yield (
-            f"not verifiable: the kept checkpoint of {size} records: "
-            "retention has removed the records that it covers"
-        )
-    if report.nothing_sealed:
-        yield NOTHING_SEALED
-    yield _summary(report)
-    if any(finding.kind == "row" for finding in report.findings):
-        yield "Caller keys and erasures are NOT as the gateway left them."
-    if report.part != (None, None):
-        yield f"This is a part, {_part_text(report)}: check that it is the one you asked for."
-    if report.unsealed:
-        yield f"{report.unsealed} records are newer than the newest checkpoint: not signed yet."
-    if not report.macs_checked:
-        yield "MACs were not checked, which takes the database and its key."
-
-
-def _summary(report: Report) -> str:
-    counts = "{records} records, {sealed} sealed, {removed} removed by retention".format(
-        **report.counts
-    )
-    if any(finding.kind != "row" for finding in report.findings):
-        return f"{counts}; NOT as they were recorded."
-    if report.acknowledged:
-        return f"{counts}; all as they were recorded, except those acknowledged."
-    return f"{counts}; all as they were recorded."
-
-
-def _finding_text(finding: Finding) -> str:
-    if finding.kind == "row":
-        return finding.detail
-    numbers = str(finding.first)
-    if finding.first != finding.last:
-        numbers = f"{finding.first} to {finding.last}"
-    subject = "of" if finding.kind == "checkpoint" else "record"
-    return f"{subject} {numbers}: {finding.detail}"
+def _record_count(found: evidence.Evidence) -> int:
+    """Return about how many records there are to read."""
+    last = found.written if found.last is None else min(found.last, found.written)
+    return max(0, last - max(found.tree_removed or 0, (found.first or 1) - 1))
 
 
 def parse_ranges(texts: Sequence[str]) -> list[range]:
@@ -165,14 +114,6 @@ def parse_ranges(texts: Sequence[str]) -> list[range]:
     return ranges
 
 
-def _part_text(report: Report) -> str:
-    first, last = report.part
-    begin = first or report.removed + 1
-    if last is not None and last < begin:
-        return "without a record"
-    return f"from record {begin} on" if last is None else f"from record {begin} to {last}"
-
-
 def export(settings: Settings, since: str | None, until: str | None, path: Path | None) -> int:
     """Write an export to a file, or to standard output; return how many lines it has.
 
@@ -180,18 +121,15 @@ def export(settings: Settings, since: str | None, until: str | None, path: Path 
     with, before anything is written; StartRefused also if the file cannot be written.
     """
     begin, end = milliseconds("--since", since), milliseconds("--until", until)
-    engine = connect_to_read(settings.gateway_database_url)
-    try:
-        with snapshot(engine) as connection:
-            fetch = fetcher(connection)
-            if _is_untouched(fetch):
-                raise NotFound(NOTHING_TO_EXPORT)
-            public = signing_keys.load_keys_to_read(fetch, settings.audit_root_key).signer.public
-            return _write(
-                write_export(evidence.read_evidence(connection, public, begin, end), public), path
-            )
-    finally:
-        engine.dispose()
+    with engine_to_read(settings) as engine, snapshot(engine) as connection:
+        fetch = fetcher(connection)
+        if _is_untouched(fetch):
+            raise NotFound(NOTHING_TO_EXPORT)
+        public = signing_keys.load_keys_to_read(fetch, settings.audit_root_key).signer.public
+        found = evidence.read_evidence(connection, public, begin, end)
+        with progress("Exporting records", total=_record_count(found)) as advance:
+            watched = replace(found, rows=lambda: counted(found.rows(), advance))
+            return _write(write_export(watched, public), path)
 
 
 def _is_untouched(fetch: Fetch) -> bool:
@@ -205,7 +143,10 @@ def _is_untouched(fetch: Fetch) -> bool:
 def _write(lines: Iterable[bytes], path: Path | None) -> int:
     written = 0
     try:
-        with nullcontext(sys.stdout.buffer) if path is None else path.open("wb") as file:
+        with (
+            quiet_pipe(),
+            nullcontext(sys.stdout.buffer) if path is None else path.open("wb") as file,
+        ):
             for line in lines:
                 file.write(line)
                 written += 1
@@ -233,27 +174,29 @@ def move_key(settings: Settings) -> KeyMove:
     remove the key from the database and from its files; another run does what is left of that.
     Raises StartRefused if there is nothing to move, or the setting has a different key.
     """
-    engine = connect_to_read(settings.gateway_database_url)
     given = settings.audit_root_key
-    try:
+    with engine_to_read(settings) as engine:
         with snapshot(engine) as connection:
-            fetch = fetcher(connection)
-            kept = key_derivation.stored_root_key(fetch)
-            if kept is None and given is None:
-                raise StartRefused(
-                    "the database keeps no key of the audit log: there is nothing to move"
-                )
-            if given is None or kept is None:
-                signing_keys.load_keys_to_read(
-                    fetch, given
-                )  # refuses a key that is not the one of the log
+            kept = _check_move(fetcher(connection), given)
         if given is None:
             return KeyMove(kept)
         if kept is not None:
             _remove(engine, given, kept)
-        return KeyMove(None, _scrub_files(engine))
-    finally:
-        engine.dispose()
+        with progress("Rewriting the files of the database"):
+            return KeyMove(None, _scrub_files(engine))
+
+
+def _check_move(fetch: Fetch, given: bytes | None) -> bytes | None:
+    """Return the key that the database keeps; None if it keeps none.
+
+    Raises StartRefused if there is nothing to move, or the given key is not the one of the log.
+    """
+    kept = key_derivation.stored_root_key(fetch)
+    if kept is None and given is None:
+        raise StartRefused("the database keeps no key of the audit log: there is nothing to move")
+    if given is None or kept is None:
+        signing_keys.load_keys_to_read(fetch, given)  # refuses a key that is not the one of the log
+    return kept
 
 
 def _remove(engine: Engine, given: bytes, kept: bytes) -> None:

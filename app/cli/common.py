@@ -1,51 +1,51 @@
-"""Parts that the commands share: settings, options, and the forms of output.
+"""Parts that the commands share: settings, the database, and options.
 
-Results go to standard output: a table, or one JSON document with `--json`. Everything else goes to
-standard error. Commands import what they need when they run, so that `--help` stays fast.
+Commands import what they need when they run, so that `--help` stays fast.
 """
 
 import inspect
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from app.cli.output import print_notice
 from app.errors import StartRefused
-from app.settings import Settings, build, read
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table")]
+    from app.settings import Settings
+
 ForApp = Annotated[str, typer.Option("--app", help="The app")]
-PAGE_ROWS = 1_000  # rows of a table that are aligned with each other
 
 
-def load_settings(*, logged: bool = False, **overrides: Any) -> Settings:
+def load_settings(*, logged: bool = False, **overrides: Any) -> "Settings":
     """Load the settings and configure the log; `overrides` that are not None win.
 
     Warnings about unknown names go to standard error or, with `logged`, to the log of a process
-    that keeps running.
+    that keeps running. That log goes to standard output; those of other commands do not, since
+    their results do.
     """
     import structlog
 
     from app.apps import referenced_names
+    from app.settings import build, read
     from app.telemetry import configure_logging
 
     found = read()
     settings = build(found, **given(**overrides))
-    configure_logging(settings.gateway_log_level, settings.gateway_log_format)
+    file = sys.stdout if logged else sys.stderr
+    configure_logging(settings.gateway_log_level, settings.gateway_log_format, file)
     for line in found.notices(referenced_names(settings.gateway_apps_file)):
         if logged:
             structlog.get_logger("settings").warning("settings.ignored", reason=line)
         else:
-            typer.echo(f"leanplum-gateway: {line}", err=True)
+            print_notice(line)
     return settings
 
 
@@ -55,14 +55,35 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def read_only(settings: Settings) -> "Iterator[Connection]":
+def read_only(settings: "Settings") -> "Iterator[Connection]":
     """Open the database for reading. Raises StartRefused if it has no newest schema."""
-    from app.database.engine import connect_to_read, reading
+    from app.database.engine import reading
+
+    with engine_to_read(settings) as engine, reading(engine) as connection:
+        yield connection
+
+
+@contextmanager
+def engine_to_read(settings: "Settings") -> "Iterator[Engine]":
+    """Open an engine for reading; afterwards no file of its own is left."""
+    from app.database.engine import connect_to_read
 
     engine = connect_to_read(settings.gateway_database_url)
     try:
-        with reading(engine) as connection:
-            yield connection
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def engine_to_write(settings: "Settings", *, make_database: bool = False) -> "Iterator[Engine]":
+    """Open an engine for changes. Without `make_database`, the database must exist already."""
+    from app.database.engine import connect, connect_existing
+
+    open_engine = connect if make_database else connect_existing
+    engine = open_engine(settings.gateway_database_url)
+    try:
+        yield engine
     finally:
         engine.dispose()
 
@@ -112,39 +133,3 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
-
-
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
-    """Print rows below a header: aligned on a terminal, else separated by tabs for scripts.
-
-    If there are no rows, `empty` is printed to standard error instead.
-    """
-    remaining = iter(rows)
-    page = list(islice(remaining, PAGE_ROWS))
-    if not page:
-        typer.echo(empty, err=True)
-        return
-    page.insert(0, header)
-    while page:
-        for line in _aligned(page) if sys.stdout.isatty() else map("\t".join, page):
-            typer.echo(line)
-        page = list(islice(remaining, PAGE_ROWS))
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        yield "  ".join(cells).rstrip()
-
-
-def print_json_list(rows: Iterable[Any]) -> None:
-    """Print one JSON list row by row: there may be more rows than fit into memory.
-
-    Nothing is printed before the first row is known, or it is known that there is none.
-    """
-    separator = "["
-    for row in rows:
-        typer.echo(f"{separator}\n{json.dumps(row)}", nl=False)
-        separator = ","
-    typer.echo("[]" if separator == "[" else "\n]")

@@ -4,29 +4,25 @@ They work on the database itself, beside running gateways.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from app.cli.common import (
-    AsJson,
-    load_settings,
-    milliseconds,
-    print_json_list,
-    print_table,
-    read_only,
-    with_options,
-)
+from app.cli.common import engine_to_write, load_settings, milliseconds, read_only, with_options
+from app.cli.output import AsJson, print_json, print_rows, print_text
+from app.cli.progress import progress
 from app.clock import now_ms
-from app.errors import StartRefused
+from app.errors import NotFound, StartRefused
 from app.model import DEAD, Status
-from app.settings import Settings
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from app.outbox.dead_letters import DeadLetterFilter
+    from app.settings import Settings
 
 dead_letters_cli = typer.Typer(
     help="List, replay or discard items that were rejected, expired, or perhaps delivered.",
@@ -82,10 +78,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count them")]
 def list_dead_letters(selection: Selection, as_json: AsJson = False) -> None:
     """List dead letters, oldest first. Payloads are never shown."""
     receipts = find(load_settings(), selection.app, selection.filter())
-    if as_json:
-        print_json_list(receipts)
-    else:
-        print_table(HEADER, map(_row, receipts), empty="No dead letters.")
+    print_rows(receipts, HEADER, _row, as_json=as_json, empty="No dead letters.")
 
 
 def _row(receipt: dict[str, Any]) -> tuple[str, ...]:
@@ -101,39 +94,55 @@ def _row(receipt: dict[str, Any]) -> tuple[str, ...]:
 @dead_letters_cli.command("replay")
 @with_options
 def replay_dead_letters(
-    selection: Selection, item_ids: ItemIds = None, all_: All = False, dry_run: DryRun = False
+    selection: Selection,
+    item_ids: ItemIds = None,
+    all_: All = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Put dead letters back into the queue, ahead of what their users have waiting."""
-    _act("replay", selection, item_ids, every=all_, dry_run=dry_run)
+    _act("replay", selection, _chosen_ids(item_ids, every=all_), dry_run=dry_run, as_json=as_json)
 
 
 @dead_letters_cli.command("discard")
 @with_options
 def discard_dead_letters(
-    selection: Selection, item_ids: ItemIds = None, all_: All = False, dry_run: DryRun = False
+    selection: Selection,
+    item_ids: ItemIds = None,
+    all_: All = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Discard dead letters for good. Their receipts are kept as long as other receipts."""
-    _act("discard", selection, item_ids, every=all_, dry_run=dry_run)
+    _act("discard", selection, _chosen_ids(item_ids, every=all_), dry_run=dry_run, as_json=as_json)
+
+
+def _chosen_ids(item_ids: list[str] | None, *, every: bool) -> list[str] | None:
+    """Return the ids that were given; None for all that the options select."""
+    if not item_ids and not every:
+        raise StartRefused("give the ids of dead letters, or --all for all that the options select")
+    return item_ids
 
 
 def _act(
-    act: Act, selection: Selection, item_ids: list[str] | None, *, every: bool, dry_run: bool
+    act: Act, selection: Selection, item_ids: list[str] | None, *, dry_run: bool, as_json: bool
 ) -> None:
-    """Replay or discard, and print what was done. Exits with 1 if nothing matched."""
-    if not item_ids and not every:
-        raise StartRefused("give the ids of dead letters, or --all for all that the options select")
+    """Replay or discard, and print what was done. Raises NotFound if nothing matched."""
     which = selection.filter(item_ids)
     settings = load_settings()
+    changed: list[str] = []
     if dry_run:
         count = count_matching(settings, selection.app, which)
         done = f"would be {DONE[act]}."
     else:
         changed = apply(settings, act, selection.app, which)
         count, done = len(changed), f"{DONE[act]}: {_listed(changed)}"
+    if as_json:
+        print_json({"matched": count, "dryRun": dry_run, "ids": changed})
     if not count:
-        typer.echo("No dead letters match.", err=True)
-        raise typer.Exit(1)
-    typer.echo(f"{count} {'item' if count == 1 else 'items'} {done}")
+        raise NotFound("No dead letters match.")
+    if not as_json:
+        print_text(f"{count} {'item' if count == 1 else 'items'} {done}")
 
 
 def _listed(item_ids: Sequence[str]) -> str:
@@ -143,7 +152,7 @@ def _listed(item_ids: Sequence[str]) -> str:
 
 
 def find(
-    settings: Settings, app: str | None, which: "DeadLetterFilter"
+    settings: "Settings", app: str | None, which: "DeadLetterFilter"
 ) -> Iterator[dict[str, Any]]:
     """Yield the receipts of dead letters with their app, oldest first; without `app`, of each."""
     from app.encryption import BodyCipher
@@ -162,22 +171,21 @@ def find(
                 after = page[-1].seq
 
 
-def count_matching(settings: Settings, app: str | None, which: "DeadLetterFilter") -> int:
+def count_matching(settings: "Settings", app: str | None, which: "DeadLetterFilter") -> int:
     """Count the dead letters of an app, or of all apps."""
     from app.outbox import dead_letters
 
-    with read_only(settings) as connection:
+    with progress("Counting dead letters"), read_only(settings) as connection:
         names = dead_letters.apps(connection) if app is None else [app]
         return sum(dead_letters.count(connection, name, which) for name in names)
 
 
-def apply(settings: Settings, act: Act, app: str | None, which: "DeadLetterFilter") -> list[str]:
+def apply(settings: "Settings", act: Act, app: str | None, which: "DeadLetterFilter") -> list[str]:
     """Replay or discard the dead letters of an app, or of all apps; return their ids.
 
     Each step is committed together with an audit record of the operator's action.
     """
     from app.audit import records, signing_keys
-    from app.database.engine import connect_existing
     from app.database.writer import Writer
     from app.encryption import BodyCipher
     from app.outbox.dead_letters import DeadLetterService
@@ -190,8 +198,7 @@ def apply(settings: Settings, act: Act, app: str | None, which: "DeadLetterFilte
             time=now, act=f"dead-letter.{act}", subject=f"{count} items", app=name
         )
 
-    async def run() -> None:
-        engine = connect_existing(settings.gateway_database_url)
+    async def run(engine: "Engine", on_changed: Callable[[Sequence[str]], None]) -> None:
         writer = Writer(engine)
         writer.start()
         try:
@@ -200,15 +207,20 @@ def apply(settings: Settings, act: Act, app: str | None, which: "DeadLetterFilte
                 writer,
                 macs=signing_keys.load_keys_to_write(engine, settings.audit_root_key).macs,
                 cipher=BodyCipher(settings.data_keys, None),
-                on_replayed=changed.extend,
-                on_discarded=changed.extend,
+                on_replayed=on_changed,
+                on_discarded=on_changed,
             )
             change = service.replay if act == "replay" else service.discard
             for name in await service.apps() if app is None else [app]:
                 await change(name, which, partial(record, name))
         finally:
             await writer.stop()
-            engine.dispose()
 
-    asyncio.run(run())
+    with engine_to_write(settings) as engine, progress(f"{act.title()} dead letters") as advance:
+
+        def on_changed(item_ids: Sequence[str]) -> None:
+            changed.extend(item_ids)
+            advance(len(item_ids))
+
+        asyncio.run(run(engine, on_changed))
     return changed

@@ -1,12 +1,14 @@
 """The commands about caller keys: `keys create|list|patch|rotate|revoke`."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.common import AsJson, given, load_settings, print_table, with_options
+from app.cli.common import engine_to_read, engine_to_write, given, load_settings, with_options
+from app.cli.output import AsJson, print_json, print_rows, print_text
 from app.clock import now_ms
 from app.errors import Invalid, StartRefused
 from app.model import Scope
@@ -87,15 +89,16 @@ def create_key(options: KeyOptions, as_json: AsJson = False) -> None:
         ratePerSecond=options.rate_per_second,
         rateBurst=options.rate_burst,
     )
-    key, stored = _store(make_database=True).create(
-        options.name,
-        scopes,
-        options.app,
-        now,
-        expires_at=expires_at,
-        rate_per_second=options.rate_per_second,
-        rate_burst=options.rate_burst,
-    )
+    with _store(make_database=True) as store:
+        key, stored = store.create(
+            options.name,
+            scopes,
+            options.app,
+            now,
+            expires_at=expires_at,
+            rate_per_second=options.rate_per_second,
+            rate_burst=options.rate_burst,
+        )
     _print_new_key(key, stored, as_json=as_json)
 
 
@@ -103,26 +106,26 @@ def create_key(options: KeyOptions, as_json: AsJson = False) -> None:
 def list_keys(as_json: AsJson = False) -> None:
     """List all keys, without the keys themselves."""
     from app.callers.store import every_key
-    from app.database.engine import connect_to_read
 
-    engine = connect_to_read(load_settings().gateway_database_url)
-    documents = [_document(stored) for stored in every_key(engine)]
-    if as_json:
-        typer.echo(json.dumps(documents, indent=2))
-        return
-    rows = [
-        (
-            document["id"],
-            f"…{document['lastFour']}",
-            document["name"],
-            document["createdAt"],
-            document["revokedAt"] or "-",
-            " ".join(document["scopes"] or ()),
-        )
-        for document in documents
-    ]
-    header = ("ID", "LAST FOUR", "NAME", "CREATED", "REVOKED", "SCOPES")
-    print_table(header, rows, empty="No keys.")
+    with engine_to_read(load_settings()) as engine:
+        documents = [_document(stored) for stored in every_key(engine)]
+    header = ("ID", "LAST FOUR", "NAME", "CREATED", "LAST USED", "ENDS", "SCOPES")
+    print_rows(documents, header, _row, as_json=as_json, empty="No keys.")
+
+
+def _row(document: dict[str, Any]) -> tuple[str, ...]:
+    ends = document["expiresAt"] or "-"
+    if document["revokedAt"]:
+        ends = f"revoked {document['revokedAt']}"
+    return (
+        document["id"],
+        f"…{document['lastFour']}",
+        document["name"],
+        document["createdAt"],
+        document["lastUsedAt"] or "-",
+        ends,
+        " ".join(document["scopes"]),
+    )
 
 
 @keys_cli.command("patch")
@@ -135,11 +138,12 @@ def change_key(key_id: KeyId, options: KeyChanges, as_json: AsJson = False) -> N
     if options.expires_in_days is not None:
         days = options.expires_in_days
         expiry["expires_at"] = now + days * DAY_MS if days else None
-    stored = _store().change(key_id, now, changes, **expiry)
+    with _store() as store:
+        stored = store.change(key_id, now, changes, **expiry)
     if as_json:
-        typer.echo(json.dumps(_document(stored)))
+        print_json(_document(stored))
     else:
-        typer.echo(f"Key {stored.caller.key_id} changed.")
+        print_text(f"Key {stored.caller.key_id} changed.")
 
 
 def _changes(options: KeyChanges) -> dict[str, Any]:
@@ -173,16 +177,21 @@ def rotate_key(
 
     The new key is shown only once. The old one keeps working during the overlap.
     """
-    key, stored = _store().rotate(key_id, now_ms(), overlap_seconds * 1000)
+    with _store() as store:
+        key, stored = store.rotate(key_id, now_ms(), overlap_seconds * 1000)
     assert key is not None  # only a repeated call of the API has none
     _print_new_key(key, stored, as_json=as_json)
 
 
 @keys_cli.command("revoke")
-def revoke_key(key_id: KeyId) -> None:
+def revoke_key(key_id: KeyId, as_json: AsJson = False) -> None:
     """Revoke a key. Every process refuses it within a second."""
-    _store().revoke(key_id, now_ms())
-    typer.echo(f"Key {key_id} revoked.")
+    with _store() as store:
+        store.revoke(key_id, now_ms())
+    if as_json:
+        print_json({"id": key_id, "revoked": True})
+    else:
+        print_text(f"Key {key_id} revoked.")
 
 
 def _check_fields(**fields: Any) -> None:
@@ -209,9 +218,9 @@ def _scopes(names: list[str]) -> frozenset[Scope]:
 
 def _print_new_key(key: str, stored: "StoredKey", *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(_document(stored, key)))
+        print_json(_document(stored, key))
     else:
-        typer.echo(f"{key}\n\nThe key has the id {stored.caller.key_id}. It is not shown again.")
+        print_text(f"{key}\n\nThe key has the id {stored.caller.key_id}. It is not shown again.")
 
 
 def _document(stored: "StoredKey", key: str | None = None) -> dict[str, Any]:
@@ -221,13 +230,14 @@ def _document(stored: "StoredKey", key: str | None = None) -> dict[str, Any]:
     return key_document(stored, key)
 
 
-def _store(*, make_database: bool = False) -> "KeyStore":
-    """Return the store of keys. Without `make_database`, the database must exist already."""
+@contextmanager
+def _store(*, make_database: bool = False) -> "Iterator[KeyStore]":
+    """Open the store of keys. Without `make_database`, the database must exist already."""
     from app.audit import signing_keys
     from app.callers.store import KeyStore
-    from app.database import engine as database
 
-    connect = database.connect if make_database else database.connect_existing
     settings = load_settings()
-    engine = connect(settings.gateway_database_url)
-    return KeyStore(engine, signing_keys.load_keys_to_write(engine, settings.audit_root_key).macs)
+    with engine_to_write(settings, make_database=make_database) as engine:
+        yield KeyStore(
+            engine, signing_keys.load_keys_to_write(engine, settings.audit_root_key).macs
+        )

@@ -3,21 +3,22 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.common import AsJson, load_settings
-from app.errors import StartRefused
-from app.settings import Settings, read, table
+from app.cli.common import engine_to_write, load_settings
+from app.cli.output import AsJson, print_json, print_rows, print_text
+from app.cli.progress import Advance, progress
+from app.errors import CheckFailed, StartRefused
 
 if TYPE_CHECKING:
-    from app.model import App, KeyKind
-    from app.relay.key_checks import KeyCheck
+    from app.apps import AppRegistry
+    from app.settings import Settings
 
 Directory = Annotated[Path, typer.Argument(help="The directory for openapi.json")]
 Check = Annotated[
-    bool, typer.Option("--check", help="Only check that the file is up to date; exit with 2 if not")
+    bool, typer.Option("--check", help="Only check that the file is up to date; exit with 1 if not")
 ]
 
 
@@ -29,84 +30,113 @@ def register(cli: typer.Typer) -> None:
     cli.command()(openapi)
 
 
-def check() -> None:
+def check(as_json: AsJson = False) -> None:
     """Ask Leanplum whether it accepts each configured key.
 
     No user is affected. Exits with 1 if a key is not accepted.
     """
-    checked = [
-        (app.setting(kind), result)
-        for app, results in _check_keys(load_settings())
-        for kind, result in results.items()
-    ]
-    for name, result in checked:
-        detail = f"  {result.detail}" if result.detail else ""
-        typer.echo(f"{name:<34} {_verdict(result)}{detail}")
-    if not all(result.accepted for _, result in checked if result.configured):
+    checks = _check_keys(load_settings())
+    header = ("APP", "SETTING", "RESULT", "DETAIL")
+    print_rows(checks, header, _check_row, as_json=as_json, empty="No keys are configured.")
+    if not all(checked["accepted"] for checked in checks if checked["configured"]):
         raise typer.Exit(1)
 
 
-def _check_keys(settings: Settings) -> "list[tuple[App, dict[KeyKind, KeyCheck]]]":
+def _check_keys(settings: "Settings") -> list[dict[str, Any]]:
     """Return what Leanplum says of each key of each app.
 
     Raises StartRefused if no app is configured, or the enrichment file is invalid.
     """
     from app.apps import AppRegistry, read_apps
     from app.enrichment import service
-    from app.leanplum.client import LeanplumClient
-    from app.relay import key_checks
 
     service.check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     apps = AppRegistry(lambda: read_apps(settings))
-
-    async def check_all() -> "list[tuple[App, dict[KeyKind, KeyCheck]]]":
-        async with LeanplumClient(
-            timeout=settings.gateway_upstream_timeout_seconds,
-            connections=1,
-            secrets=apps.secrets,
-            route=settings.route,
-        ) as client:
-            return [(app, await key_checks.check(client, app)) for app in apps.values()]
-
-    return asyncio.run(check_all())
+    with progress("Asking Leanplum about the keys of each app", total=len(apps)) as advance:
+        return asyncio.run(_ask_leanplum(settings, apps, advance))
 
 
-def _verdict(result: "KeyCheck") -> str:
-    if not result.configured:
-        return "not set"
-    return {True: "accepted", False: "refused", None: "not known"}[result.accepted]
+async def _ask_leanplum(
+    settings: "Settings", apps: "AppRegistry", advance: Advance
+) -> list[dict[str, Any]]:
+    from app.leanplum.client import LeanplumClient
+    from app.relay import key_checks
+
+    documents = []
+    async with LeanplumClient(
+        timeout=settings.gateway_upstream_timeout_seconds,
+        connections=1,
+        secrets=apps.secrets,
+        route=settings.route,
+    ) as client:
+        for app in apps.values():
+            for kind, result in (await key_checks.check(client, app)).items():
+                found = {"app": app.name, "kind": kind, "setting": app.setting(kind)}
+                documents.append(found | result._asdict())
+            advance(1)
+    return documents
 
 
-def migrate() -> None:
-    """Migrate the database to the newest schema."""
-    from app.database.engine import connect
+def _check_row(document: dict[str, Any]) -> tuple[str, ...]:
+    if not document["configured"]:
+        result = "not set"
+    else:
+        results = {True: "accepted", False: "refused", None: "not known"}
+        result = results[document["accepted"]]
+    return document["app"], document["setting"], result, document["detail"] or "-"
 
-    connect(load_settings().gateway_database_url).dispose()
-    typer.echo("The database has the newest schema.")
+
+def migrate(as_json: AsJson = False) -> None:
+    """Migrate the database to the newest schema; create it if there is none."""
+    from app.database.engine import schema_version
+
+    settings = load_settings()
+    with (
+        progress("Migrating the database"),
+        engine_to_write(settings, make_database=True) as engine,
+    ):
+        version = schema_version(engine)
+    if as_json:
+        print_json({"schema": version})
+    else:
+        print_text(f"The database has the newest schema ({version}).")
 
 
 def show_settings(as_json: AsJson = False) -> None:
     """Show every setting with its value (secrets masked) and its source."""
-    rows = list(table(load_settings(), read()))
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    width = max(len(row["name"]) for row in rows)
-    for row in rows:
-        line = f"{row['name']:<{width}}  {row['value']}  ({row['source']}) {row.get('path', '')}"
-        typer.echo(line.rstrip())
+    from app.settings import read, table
+
+    rows = table(load_settings(), read())
+    header = ("SETTING", "VALUE", "SOURCE", "FILE")
+    print_rows(rows, header, _setting_row, as_json=as_json, empty="No settings.")
 
 
-def openapi(directory: Directory = Path("openapi"), check: Check = False) -> None:
+def _setting_row(row: dict[str, str]) -> tuple[str, ...]:
+    return row["name"], row["value"], row["source"], row.get("path", "-")
+
+
+def openapi(
+    directory: Directory = Path("openapi"), check: Check = False, as_json: AsJson = False
+) -> None:
     """Write the OpenAPI document of the gateway."""
     from app.server.application import create_app
+    from app.settings import Settings
 
     path = directory / "openapi.json"
     document = create_app(Settings()).openapi()
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    if check:
-        if not path.exists() or path.read_text() != text:
-            raise StartRefused(f"{path} is not up to date: run python -m app openapi")
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    try:
+        is_current = path.exists() and path.read_text() == text
+        if not check and not is_current:
+            directory.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    except OSError as error:
+        raise StartRefused(f"{path}: can't be used: {error.strerror}") from None
+    if as_json:
+        print_json({"path": str(path), "changed": not is_current})
+    elif is_current:
+        print_text(f"{path} is up to date.")
+    elif not check:
+        print_text(f"{path} is written.")
+    if check and not is_current:
+        raise CheckFailed(f"{path} is not up to date: run python -m app openapi")

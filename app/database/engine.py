@@ -313,16 +313,22 @@ def _migrations() -> Any:
 
 def _refuse_other_schema(engine: Engine) -> None:
     """Raise StartRefused unless the database has the newest schema."""
-    from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
     newest = ScriptDirectory.from_config(_migrations()).get_current_head()
-    with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+    found = schema_version(engine)
     if found is None:
         raise StartRefused(f"{SETTING}: {NO_TABLES}")
     if found != newest:
         raise StartRefused(f"{SETTING}: the database has another version's schema; {CREATE_IT}")
+
+
+def schema_version(engine: Engine) -> str | None:
+    """Return the number of the last migration of the database; None if it has no tables."""
+    from alembic.runtime.migration import MigrationContext
+
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
 
 
 def migrate(engine: Engine) -> None:

@@ -1,8 +1,6 @@
-"""Limits of this process at the operating system: open files, and no memory dumps."""
+"""Limits of this process at the operating system: open files."""
 
-import ctypes
 import resource
-import sys
 
 import structlog
 
@@ -10,18 +8,6 @@ from app.settings import Settings
 
 # Open files beside callers' connections: the database, connections to Leanplum, uploads, the log
 RESERVED_FILES = 256
-PR_SET_DUMPABLE = 4  # prctl(2)
-
-
-def disable_memory_dumps() -> None:
-    """Forbid memory dumps, which would contain Leanplum's keys.
-
-    No core file is written or passed to a crash collector, and no other process of the same user
-    may read the memory of this one.
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def allowed_connections(settings: Settings) -> int:

@@ -1,7 +1,7 @@
 """Log lines: one wide line for each fact, whose event is named `noun.verb`.
 
-Lines go to standard output, as one JSON object each or in a readable form for a terminal. They
-never contain a secret or a user's attribute value.
+Lines go to standard output (those of commands with results to standard error), as one JSON object
+each or in a readable form for a terminal. They never contain a secret or a user's attribute value.
 """
 
 import atexit
@@ -9,7 +9,7 @@ import contextlib
 import logging
 import sys
 import threading
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 import orjson
 import structlog
@@ -26,17 +26,20 @@ FLUSH_SECONDS = 0.1
 PLACES_SHOWN = 6  # of a traceback, counted from where the error was raised
 
 
-def configure_logging(level: str, form: str) -> None:
-    """Log to standard output in the `form` json, console or auto (console on a terminal).
+def configure_logging(level: str, form: str, file: TextIO | None = None) -> None:
+    """Log to a file in the `form` json, console or auto (console on a terminal).
+
+    The default is standard output. Commands whose results go there log to standard error.
 
     Lines of libraries, and errors that nobody caught, are logged in the same form.
     """
+    file = file or sys.stdout
     if form == "auto":
-        form = "console" if sys.stdout.isatty() else "json"
+        form = "console" if file.isatty() else "json"
     if form == "json":
-        _configure_json(LEVELS[level])
+        _configure_json(LEVELS[level], file.buffer)
     else:
-        _configure_console(LEVELS[level])
+        _configure_console(LEVELS[level], file)
     sys.excepthook = lambda kind, error, traceback: _log_uncaught(error)
     threading.excepthook = lambda args: _log_uncaught(args.exc_value)
     sys.unraisablehook = lambda args: _log_uncaught(args.exc_value)
@@ -46,8 +49,8 @@ def configure_logging(level: str, form: str) -> None:
     root.setLevel(max(LEVELS[level], logging.WARNING))
 
 
-def _configure_json(level: int) -> None:
-    writer = LineWriter(sys.stdout.buffer)
+def _configure_json(level: int, file: BinaryIO) -> None:
+    writer = LineWriter(file)
     structlog.configure(
         processors=[],
         wrapper_class=cast(Any, _direct_logger(level)),
@@ -56,7 +59,7 @@ def _configure_json(level: int) -> None:
     )
 
 
-def _configure_console(level: int) -> None:
+def _configure_console(level: int, file: TextIO) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -64,7 +67,7 @@ def _configure_console(level: int) -> None:
             structlog.dev.ConsoleRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: _TerminalLogger(),
+        logger_factory=lambda *_: _TerminalLogger(file),
         cache_logger_on_first_use=True,
     )
 

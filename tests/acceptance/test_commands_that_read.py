@@ -15,9 +15,11 @@ READ = [
     ("dead-letters", "replay", "--all", "--dry-run"),
     ("dead-letters", "discard", "--all", "--dry-run"),
     ("audit", "verify"),
+    ("audit", "verify", "--json"),
     ("audit", "export"),
     ("audit", "public-key"),
     ("taxonomy", "list"),
+    ("taxonomy", "list", "--json"),
 ]
 CHANGE = [
     ("dead-letters", "replay", "abc"),
@@ -71,14 +73,18 @@ def test_there_are_no_dead_letters_to_list_or_to_act_on(
 ) -> None:
     assert ended(tmp_path, "migrate", **database).returncode == 0
     listed = ended(tmp_path, "dead-letters", "list", "--json", **database)
-    assert (listed.returncode, json.loads(listed.stdout)) == (0, [])
+    assert (listed.returncode, json.loads(listed.stdout)) == (1, [])
     table = ended(tmp_path, "dead-letters", "list", **database)
-    assert (table.returncode, table.stdout, table.stderr) == (0, "", "No dead letters.\n")
+    assert (table.returncode, table.stdout, table.stderr) == (
+        1,
+        "",
+        "leanplum-gateway: No dead letters.\n",
+    )
     for act in ("replay", "discard"):
         for words in (("--all", "--dry-run"), ("--all",), ("no-such-id",)):
             done = ended(tmp_path, "dead-letters", act, *words, **database)
             assert (done.returncode, done.stdout) == (1, "")
-            assert done.stderr == "No dead letters match.\n"
+            assert done.stderr == "leanplum-gateway: No dead letters match.\n"
 
 
 def test_an_audit_in_which_nothing_is_recorded_yet_is_told_as_that(

@@ -14,7 +14,7 @@ import pytest
 
 from app.audit.signing_keys import AuditKeys, load_keys_to_write
 from app.audit.tree import to_base64
-from app.cli import audit_log
+from app.cli import audit_log, audit_report
 from app.errors import NotFound, StartRefused
 from app.settings import Settings
 from tests.support.processes import ended, serving
@@ -79,7 +79,7 @@ def test_where_nothing_was_recorded_that_is_told_with_a_key_and_without(
 ) -> None:
     with opened(database) as log:
         report = audit_log.verify_database(settings(log, seed), None, [])
-        assert list(audit_log.report_lines(report)) == [
+        assert list(audit_report.report_lines(report)) == [
             "Nothing is recorded yet, and nothing is sealed."
         ]
         with pytest.raises(NotFound, match="Nothing is recorded yet"):
@@ -107,9 +107,9 @@ def test_with_the_public_key_it_is_verified_without_the_seed_and_said_that_marks
 ) -> None:
     report = audit_log.verify_database(settings(log, None), log.signer.public.text, [])
     assert (report.findings, report.records) == ([], 3)
-    assert "MACs were not checked" in "".join(audit_log.report_lines(report))
+    assert "MACs were not checked" in "".join(audit_report.report_lines(report))
     own = audit_log.verify_database(settings(log, SEED), None, [])
-    assert "MACs were not checked" not in "".join(audit_log.report_lines(own))
+    assert "MACs were not checked" not in "".join(audit_report.report_lines(own))
 
 
 def test_a_command_that_writes_with_another_key_or_none_is_refused_before_it_writes(

@@ -11,7 +11,8 @@ import pytest
 from app.audit import merkle, proofs
 from app.audit.sealer import HOUR, NotSealed
 from app.audit.signing_keys import AuditKeys
-from app.cli.audit_log import parse_ranges, report_lines
+from app.cli.audit_log import parse_ranges
+from app.cli.audit_report import report_lines
 from app.database.engine import snapshot
 from app.database.writer import Writer
 from app.errors import NotFound, StartRefused

@@ -18,7 +18,7 @@ from app.audit.records import AuditMacs, administrative_act, insert
 from app.audit.sealer import NotSealed
 from app.audit.tree import BLOCK, block_hash
 from app.audit.verify import verify
-from app.cli.audit_log import report_lines
+from app.cli.audit_report import report_lines
 from app.database.engine import snapshot, transaction
 
 from .logs import Log, empty, in_leaves, opened

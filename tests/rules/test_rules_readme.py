@@ -41,7 +41,8 @@ def test_a_command_that_is_named_runs(tmp_path: Path, words: str) -> None:
     given = ["--name", "readme"] if words.strip() == "keys create" else []
     assert ended(tmp_path, "migrate").returncode == 0  # what only reads makes no database
     done = ended(tmp_path, *words.split(), *given)
-    assert done.returncode == 0, done.stderr
+    lists = words.split()[-1] == "list"  # 1 means that there is nothing to list
+    assert done.returncode in ({0, 1} if lists else {0}), done.stderr
 
 
 def test_every_setting_in_the_table_is_one() -> None:
