@@ -21,6 +21,7 @@ only from those below it:
                  (leanplum.connections)
     server       startup, shutdown, composition (bootstrap, handlers), HTTP server, health, pages
     api          /v1, one module per resource
+    console      pages for operators, with sessions
     compat       compatibility endpoints: Leanplum's protocol for SDKs, and Segment's
     http         request plumbing that api and compat share
     tracking     the tracking plan, the names that an app uses, and violations

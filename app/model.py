@@ -33,6 +33,7 @@ class Scope(StrEnum):
     DEAD_LETTERS_MANAGE = "dead-letters:manage"
     AUDIT_READ = "audit:read"
     KEYS_MANAGE = "keys:manage"
+    CONSOLE_READ = "console:read"
 
 
 class KeyKind(StrEnum):

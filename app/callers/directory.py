@@ -146,6 +146,14 @@ class Directory:
             return None
         return known.caller
 
+    def present(self, hash_: bytes) -> Caller | None:
+        """Return the caller of the key with this hash (`key_format.digest`), and count it as used.
+
+        Return None if the key does not work any more.
+        """
+        known = self._read.by_hash.get(hash_)
+        return None if known is None else self._usable(known)
+
     def owner(self, key: str) -> str | None:
         """Return the id of a key, also of a revoked one, without counting the key as used."""
         hash_ = key_format.digest(key)

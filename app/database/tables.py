@@ -13,6 +13,7 @@ logins           one row for each further lane that an item with `newUserId` con
 audit_records    audit records (append-only), numbered without a gap
 audit_tree ───── audit_nodes, audit_checkpoints   the Merkle tree that they are sealed in
 caller_keys ───< caller_secrets   callers, and a hash of each key that is valid
+console_sessions  who is signed in to the console: a hash of each session's id, and of its key
 own_secrets      the audit's root key, if no setting has it; the key of content hashes; a mark if
                  the database is a sandbox's
 data_keys        a fingerprint of each key that stored data is encrypted with
@@ -340,6 +341,18 @@ caller_secrets = Table(
 )
 _index(
     "caller_secrets_ending", caller_secrets.c.expires_at.isnot(None), caller_secrets.c.expires_at
+)
+
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("key_id", Text, nullable=False),
+    Column("secret", LargeBinary, nullable=False),  # the hash of the key that signed in
+    Column("created_at", BigInteger, nullable=False),
+    Column("last_seen_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("console_sessions_ending", "expires_at"),
 )
 
 taxonomy = Table(

@@ -195,8 +195,8 @@ PREFIX_HEADER = b"x-forwarded-prefix"
 VARY_BY_PREFIX = {"Vary": "X-Forwarded-Prefix"}  # of pages with links, for shared caches
 # First segments of the gateway's own paths. A prefix that begins with one of them is removed only
 # if one of them follows: a proxy may have removed it already.
-OWN = frozenset({"api", "api-batch", "assets", "docs", "livez", "metrics", "openapi.json"})
-OWN |= {"problems", "readyz", "redoc", "segment", "v1"}
+OWN = frozenset({"api", "api-batch", "assets", "console", "docs", "livez", "metrics"})
+OWN |= {"openapi.json", "problems", "readyz", "redoc", "segment", "v1"}
 
 
 class Prefixes:

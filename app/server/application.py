@@ -24,6 +24,7 @@ from app.api import (
 )
 from app.compat.leanplum_sdk import endpoint as sdk
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
+from app.console import overview, sign_in, unknown
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.ingest import parameter_sentence, pointer
@@ -48,6 +49,9 @@ ROUTERS = (
     audit.router,
     tracking.router,
     operations.router,
+    sign_in.router,
+    overview.router,
+    unknown.router,  # the last one of the console's: it takes every path
 )
 
 

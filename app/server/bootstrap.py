@@ -22,6 +22,7 @@ from app.audit.tree import CheckpointSigner
 from app.callers.directory import Directory
 from app.callers.store import KeyStore
 from app.clock import Clock, now_ms
+from app.console.sessions import Durations, SessionStore
 from app.database.engine import connect
 from app.database.writer import Writer
 from app.delivery.attempt import DeliveryOptions
@@ -82,6 +83,7 @@ class Services(NamedTuple):
     recorder: AuditRecorder
     relay: Relay
     sealer: Sealer
+    sessions: SessionStore
     settings: Settings
     signer: CheckpointSigner
     tracking: Tracking
@@ -174,6 +176,7 @@ async def gateway(
     tracking = _tracking(core)
     enrichment = _enrichment(core)
     minute_counts = MinuteCountStore(core.engine, core.writer, metrics.minutes)
+    sessions = _sessions(core)
     background = _start_loops(
         core,
         directory.run,
@@ -181,6 +184,7 @@ async def gateway(
         folding.run,
         minute_counts.run,
         sealer.run,
+        sessions.run,
         tracking.names.run,
         tracking.plans.run,
         tracking.violations.run,
@@ -217,6 +221,7 @@ async def gateway(
                     recorder=core.recorder,
                     relay=relay,
                     sealer=sealer,
+                    sessions=sessions,
                     settings=settings,
                     signer=core.audit.signer,
                     tracking=tracking,
@@ -300,6 +305,16 @@ def _sealer(core: Core) -> Sealer:
     core.metrics.audit_not_sealed.set_function(lambda: sealer.tampered or sealer.waiting)
     core.metrics.audit_misfit.set_function(lambda: sealer.tampered)
     return sealer
+
+
+def _sessions(core: Core) -> SessionStore:
+    """Return the sessions of the console."""
+    settings = core.settings
+    durations = Durations(
+        int(settings.gateway_console_idle_seconds * 1000),
+        int(settings.gateway_console_session_seconds * 1000),
+    )
+    return SessionStore(core.engine, core.writer, core.audit.macs, durations)
 
 
 def _tracking(core: Core) -> Tracking:

@@ -7,6 +7,10 @@ from app.compat.admission import BodyCredentials
 from app.compat.leanplum_sdk import endpoint, execute, relayed_entries, transfers
 from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
 from app.compat.segment.execute import MessageExecutor
+from app.console.access import ConsoleAccess
+from app.console.overview import OverviewReader
+from app.console.pages import Pages
+from app.console.routes import Console
 from app.enrichment.relayed_calls import RelayedCallPrivacy
 from app.http import JobFacts
 from app.receipts import ReceiptService
@@ -27,6 +31,8 @@ class Handlers(NamedTuple):
     credentials: BodyCredentials
     sdk: endpoint.SdkEndpoint
     segment: SegmentEndpoint
+    console: Console
+    overview: OverviewReader
 
 
 def handlers_of(services: Services) -> Handlers:
@@ -104,4 +110,11 @@ def handlers_of(services: Services) -> Handlers:
             ),
             MessageExecutor(services.ingest, services.enrichment, services.metrics),
         ),
+        console=Console(
+            ConsoleAccess(
+                authenticator, limiter, services.directory, bodies, services.sessions, services.apps
+            ),
+            Pages(),
+        ),
+        overview=OverviewReader(outbox, services.metrics),
     )

@@ -242,7 +242,7 @@ def _guarded(
 ) -> list[tuple[bytes, bytes]]:
     """Return headers, and those that prevent framing, running and caching the response."""
     names = {name for name, _ in headers}
-    guarded = [*headers, *PAGE_HEADERS]
+    guarded = [*headers, *(header for header in PAGE_HEADERS if header[0] not in names)]
     if POLICY_HEADER not in names:
         guarded.append(STRICT_POLICY)
     if CACHE_HEADER not in names and context.path.startswith("/v1/"):

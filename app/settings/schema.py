@@ -263,6 +263,18 @@ class Settings(BaseSettings):
         le=366 * 86_400,
         description="how long items of an erased user are refused",
     )
+    gateway_console_idle_seconds: Annotated[float, Duration] = Field(
+        3_600,
+        gt=0,
+        le=30 * 86_400,
+        description="how long a session of the console lasts without a page being opened",
+    )
+    gateway_console_session_seconds: Annotated[float, Duration] = Field(
+        43_200,
+        gt=0,
+        le=30 * 86_400,
+        description="how long a session of the console lasts at most",
+    )
     gateway_tracking_plan: Path | None = Field(
         None,
         description="a tracking plan: a YAML file, or a folder of them; reloaded when it changes",

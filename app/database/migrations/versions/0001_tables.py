@@ -16,6 +16,7 @@ def upgrade() -> None:
     _create_delivery()
     _create_audit()
     _create_callers()
+    _create_console()
     _create_tracking()
     _create_counts()
 
@@ -240,6 +241,19 @@ def _create_callers() -> None:
     _create_index(
         "caller_secrets_ending", "caller_secrets", ["expires_at"], "expires_at IS NOT NULL"
     )
+
+
+def _create_console() -> None:
+    op.create_table(
+        "console_sessions",
+        sa.Column("hash", sa.LargeBinary, primary_key=True),
+        sa.Column("key_id", sa.Text, nullable=False),
+        sa.Column("secret", sa.LargeBinary, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("last_seen_at", sa.BigInteger, nullable=False),
+        sa.Column("expires_at", sa.BigInteger, nullable=False),
+    )
+    _create_index("console_sessions_ending", "console_sessions", ["expires_at"])
 
 
 def _create_tracking() -> None:

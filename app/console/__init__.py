@@ -1,0 +1,10 @@
+"""The console at `/console`: pages for operators and support engineers, rendered on the server.
+
+- `sessions`: who is signed in, in the database
+- `access`: authentication of pages and operations, protection against forged requests
+- `forms`: the fields of a form that was sent
+- `routes`: routes whose errors are pages
+- `pages`: templates, and the headers of every page
+- `navigation`: the table of pages
+- `sign_in`, `overview`, `unknown`: one module per page, with its template in `templates/`
+"""

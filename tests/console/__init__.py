@@ -1,0 +1,1 @@
+"""Tests of the console: with an HTTP client, and in Chromium."""
