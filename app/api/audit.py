@@ -23,14 +23,6 @@ from app.leanplum.values import query_time
 from app.model import Caller, Scope
 
 T = TypeVar("T")
-REFUSED = (
-    "unauthorized",
-    "forbidden",
-    "rate-limited",
-    "validation",
-    "internal",
-    "storage-unavailable",
-)
 AUDIT = "/v1/audit"
 CHECKPOINT, CONSISTENCY, PROOF = (
     f"{AUDIT}/checkpoint",
@@ -184,9 +176,10 @@ Reader = Annotated[AuditReader, Depends(_audit_reader)]
 
 @router.get(
     AUDIT,
+    operation_id="listAuditRecords",
     summary="List audit records",
     response_model=schemas.AuditPage,
-    responses=problem_responses(*REFUSED),
+    responses=problem_responses("storage-unavailable"),
 )
 async def list_records(
     request: Request, reader: Reader, query: Annotated[RecordQuery, Depends()]
@@ -234,9 +227,10 @@ def _subjects(user_id: str | None, device_id: str | None) -> list[str]:
 
 @router.get(
     CHECKPOINT,
+    operation_id="getAuditCheckpoint",
     summary="Retrieve the newest checkpoint",
     response_model=schemas.AuditCheckpoint,
-    responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
+    responses=problem_responses("not-found", "audit-broken", "storage-unavailable"),
 )
 async def get_checkpoint(request: Request, reader: Reader) -> Any:
     """Return the newest checkpoint.
@@ -250,9 +244,10 @@ async def get_checkpoint(request: Request, reader: Reader) -> Any:
 
 @router.get(
     CONSISTENCY,
+    operation_id="getConsistencyProof",
     summary="Prove that the log only grew",
     response_model=schemas.ConsistencyProof,
-    responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
+    responses=problem_responses("not-found", "audit-broken", "storage-unavailable"),
 )
 async def get_consistency(
     request: Request, reader: Reader, from_: Annotated[Size, Query(alias="from")], to: Size
@@ -269,9 +264,10 @@ async def get_consistency(
 
 @router.get(
     PROOF,
+    operation_id="getInclusionProof",
     summary="Prove that a record is in the log",
     response_model=schemas.InclusionProof,
-    responses=problem_responses(*REFUSED, "not-found", "audit-broken"),
+    responses=problem_responses("not-found", "audit-broken", "storage-unavailable"),
 )
 async def get_proof(
     request: Request,

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from app.api import schemas
 from app.api.dependencies import KEY
-from app.api.events import FAILED, JSON_HEADER, REFUSED, refusal_of, response_of
+from app.api.events import JSON_HEADER, refusal_of, response_of
 from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
@@ -370,7 +370,6 @@ BATCHED: dict[int | str, dict[str, Any]] = {
         "content": problem_responses("validation")[422]["content"],
     },
 }
-BATCH_REFUSED = tuple(slug for slug in REFUSED if slug != "validation")
 router = APIRouter(dependencies=KEY)
 
 
@@ -381,10 +380,11 @@ async def _batches(request: Request) -> BatchHandler:
 
 @router.post(
     BATCH,
+    operation_id="sendBatch",
     status_code=202,
     tags=[Tag.EVENTS_AND_USERS],
     summary="Send a batch of items",
-    responses=BATCHED | problem_responses(*BATCH_REFUSED, *FAILED),
+    responses=BATCHED | problem_responses("queue-full", "storage-unavailable"),
     openapi_extra=body_of("Batch", lines_of="BatchItem"),
 )
 async def post_batch(

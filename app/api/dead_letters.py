@@ -31,15 +31,6 @@ from app.outbox.dead_letters import DeadLetterFilter, DeadLetterService
 from app.receipts import receipt_document
 
 CHOICE: TypeAdapter[Any] = TypeAdapter(schemas.DeadLetterChoice)
-REFUSED = (
-    "malformed",
-    "unauthorized",
-    "forbidden",
-    "too-large",
-    "unsupported-media-type",
-    "validation",
-)
-FAILED = ("rate-limited", "internal", "storage-unavailable")
 LIST, REPLAY, DISCARD = "/v1/dead-letters", "/v1/dead-letters/replay", "/v1/dead-letters/discard"
 Act = Callable[..., Awaitable[tuple[int, int]]]
 Instant = Annotated[str, AfterValidator(query_time)]
@@ -152,10 +143,11 @@ class DeadLetterQuery:
 
 @router.get(
     LIST,
+    operation_id="listDeadLetters",
     summary="List dead letters",
     response_model=schemas.DeadLetterPage,
     response_model_exclude_unset=True,
-    responses=problem_responses("unauthorized", "forbidden", "validation", *FAILED),
+    responses=problem_responses("storage-unavailable"),
 )
 async def list_dead_letters(
     request: Request, handler: Handler, query: Annotated[DeadLetterQuery, Depends()]
@@ -193,9 +185,10 @@ def _ms(seconds: Any) -> int | None:
 
 @router.post(
     REPLAY,
+    operation_id="replayDeadLetters",
     summary="Replay dead letters",
     response_model=schemas.Replayed,
-    responses=problem_responses(*REFUSED, *FAILED),
+    responses=problem_responses("storage-unavailable"),
     openapi_extra=body_of("DeadLetterChoice"),
 )
 async def replay(request: Request, handler: Handler) -> Any:
@@ -214,9 +207,10 @@ async def replay(request: Request, handler: Handler) -> Any:
 
 @router.post(
     DISCARD,
+    operation_id="discardDeadLetters",
     summary="Discard dead letters",
     response_model=schemas.Discarded,
-    responses=problem_responses(*REFUSED, *FAILED),
+    responses=problem_responses("storage-unavailable"),
     openapi_extra=body_of("DeadLetterChoice"),
 )
 async def discard(request: Request, handler: Handler) -> Any:

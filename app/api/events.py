@@ -48,7 +48,7 @@ from app.http import (
 )
 from app.ingest import CallSteps, Ingest, ItemSteps, validate
 from app.leanplum.actions import ACTIONS, key_for
-from app.model import ERASES, App, KeyKind, Kind, NewItem, Removed, Scope
+from app.model import ERASES, App, Kind, NewItem, Removed, Scope
 from app.receipts import ReceiptService, fresh_receipt, receipt_document, receipt_path
 
 EVENTS = "/v1/events"
@@ -266,18 +266,8 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
         "description": "Accepted durably; it will be delivered",
     },
 }
-REFUSED = (
-    "malformed",
-    "unauthorized",
-    "forbidden",
-    "too-large",
-    "unsupported-media-type",
-    "validation",
-    "rate-limited",
-)
-FAILED = ("internal", "queue-full", "storage-unavailable")
 WRITE: dict[int | str, dict[str, Any]] = ACCEPTED | problem_responses(
-    *REFUSED, "id-conflict", *FAILED
+    "not-found", "id-conflict", "key-not-configured", "queue-full", "storage-unavailable"
 )
 
 
@@ -298,6 +288,7 @@ def response_of(answer: Answer) -> Response:
 
 @router.post(
     EVENTS,
+    operation_id="trackEvent",
     status_code=202,
     tags=[Tag.EVENTS_AND_USERS],
     summary="Track an event",
@@ -319,6 +310,7 @@ class Write(NamedTuple):
     method: str
     path: str
     action: str
+    operation_id: str
     summary: str
     description: str
 
@@ -329,6 +321,7 @@ WRITES = (
         "PATCH",
         USER,
         "setUserAttributes",
+        "updateUser",
         "Update user attributes",
         "Sets attributes and other properties of a user.",
     ),
@@ -336,6 +329,7 @@ WRITES = (
         "PATCH",
         DEVICE,
         "setDeviceAttributes",
+        "updateDevice",
         "Update device attributes",
         "Sets properties of a device.",
     ),
@@ -343,6 +337,7 @@ WRITES = (
         "PUT",
         f"{USER}/traffic-source",
         "setTrafficSourceInfo",
+        "setTrafficSource",
         "Set the traffic source of a user",
         "Leanplum accepts it within two minutes after the start of the session.",
     ),
@@ -350,12 +345,14 @@ WRITES = (
         "POST",
         f"{USER}/states",
         "advance",
+        "enterState",
         "Enter a state",
         "The user enters the state; an empty name leaves the current state.",
     ),
     Write(
         "POST",
         f"{USER}/states/pause",
+        "pauseState",
         "pauseState",
         "Pause the state",
         "Pauses the state, not the session.",
@@ -364,6 +361,7 @@ WRITES = (
         "POST",
         f"{USER}/states/resume",
         "resumeState",
+        "resumeState",
         "Resume the state",
         "Resumes the state, not the session.",
     ),
@@ -371,12 +369,14 @@ WRITES = (
         "POST",
         f"{USER}/sessions/stop",
         "stop",
+        "stopSession",
         "Stop the session",
         "Ends the user's session.",
     ),
     Write(
         "POST",
         f"{USER}/sessions/pause",
+        "pauseSession",
         "pauseSession",
         "Pause the session",
         "A paused session ends after 30 minutes.",
@@ -385,6 +385,7 @@ WRITES = (
         "POST",
         f"{USER}/sessions/resume",
         "resumeSession",
+        "resumeSession",
         "Resume the session",
         "After a pause of 30 minutes Leanplum starts and bills a new session.",
     ),
@@ -392,12 +393,14 @@ WRITES = (
         "POST",
         f"{USER}/sessions/heartbeat",
         "heartbeat",
+        "keepSessionAlive",
         "Keep the session alive",
         "A session ends after two hours without a call.",
     ),
     Write(
         "POST",
         "/v1/messages/{messageId}/send",
+        "sendMessage",
         "sendMessage",
         "Send a message to a user",
         "Sends push, newsfeed, email and other messages, but not in-app messages.",
@@ -406,6 +409,7 @@ WRITES = (
         "POST",
         "/v1/campaigns/{campaignId}/start",
         "startCampaign",
+        "startCampaign",
         "Start a campaign for a user",
         "The body names the user.",
     ),
@@ -413,6 +417,7 @@ WRITES = (
         "PUT",
         f"{USER}/block",
         "block",
+        "blockUser",
         "Block a user",
         "Leanplum erases the user's data within 15 days and rejects later writes with 451.",
     ),
@@ -420,12 +425,14 @@ WRITES = (
         "DELETE",
         f"{USER}/block",
         "unblock",
+        "unblockUser",
         "Unblock a user",
         "Leanplum accepts writes for the user again.",
     ),
     Write(
         "DELETE",
         USER,
+        "deleteUser",
         "deleteUser",
         "Delete a user",
         "`fullErasure=true`, in the query or the body, erases all data at Leanplum within 15 "
@@ -482,9 +489,6 @@ def _add_route(write: Write) -> None:
     tag = Tag.EVENTS_AND_USERS
     if action.scope is Scope.MESSAGES_SEND:
         tag = Tag.MESSAGES
-    responses = WRITE
-    if action.key is not KeyKind.PRODUCTION:
-        responses = WRITE | problem_responses("key-not-configured")
 
     async def endpoint(
         request: Request, items: Items, key: IdempotencyKey = None, prefer: Prefer = None
@@ -502,11 +506,12 @@ def _add_route(write: Write) -> None:
         endpoint,
         methods=[write.method],
         name=write.action,
+        operation_id=write.operation_id,
         status_code=202,
         tags=[tag],
         summary=write.summary,
         description=f"{write.description} Leanplum's `{write.action}`.",
-        responses=responses,
+        responses=WRITE,
         openapi_extra={
             **body_of(action.shape.__name__, required=required),
             "parameters": parameters,

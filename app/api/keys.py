@@ -37,8 +37,6 @@ from app.model import Caller, Scope
 T = TypeVar("T")
 KEYS = "/v1/keys"
 KEY_PATH, ROTATE = f"{KEYS}/{{keyId}}", f"{KEYS}/{{keyId}}/rotate"
-REFUSED = ("unauthorized", "forbidden", "rate-limited", "internal", "storage-unavailable")
-WITH_BODY = (*REFUSED, "malformed", "too-large", "unsupported-media-type", "validation")
 CREATED: dict[int | str, dict[str, Any]] = {
     201: {
         "description": "Created; `key` is shown only once",
@@ -195,10 +193,11 @@ def _values(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 @router.post(
     KEYS,
+    operation_id="createKey",
     status_code=201,
     summary="Create a key",
     response_model=schemas.MadeKey,
-    responses=CREATED | problem_responses(*WITH_BODY),
+    responses=CREATED | problem_responses("storage-unavailable"),
     openapi_extra=body_of("NewKey"),
 )
 async def create_key(request: Request, response: Response, handler: Handler) -> Any:
@@ -232,10 +231,11 @@ async def create_key(request: Request, response: Response, handler: Handler) -> 
 
 @router.get(
     KEYS,
+    operation_id="listKeys",
     summary="List keys",
     response_model=schemas.Keys,
     response_model_exclude_unset=True,
-    responses=problem_responses(*REFUSED, "validation"),
+    responses=problem_responses("storage-unavailable"),
 )
 async def list_keys(
     request: Request,
@@ -267,9 +267,10 @@ def _position(cursor: str) -> tuple[int, str]:
 
 @router.get(
     KEY_PATH,
+    operation_id="getKey",
     summary="Retrieve a key",
     response_model=schemas.KeyDocument,
-    responses=problem_responses(*REFUSED, "not-found"),
+    responses=problem_responses("not-found", "storage-unavailable"),
 )
 async def get_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
     """Return the properties of a key, without the key itself."""
@@ -281,9 +282,10 @@ async def get_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
 
 @router.patch(
     KEY_PATH,
+    operation_id="updateKey",
     summary="Change a key",
     response_model=schemas.KeyDocument,
-    responses=problem_responses(*WITH_BODY, "not-found"),
+    responses=problem_responses("not-found", "storage-unavailable"),
     openapi_extra=body_of("KeyChange"),
 )
 async def change_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
@@ -313,9 +315,10 @@ async def change_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
 
 @router.post(
     ROTATE,
+    operation_id="rotateKey",
     summary="Rotate a key",
     response_model=schemas.RotatedKey,
-    responses=problem_responses(*WITH_BODY, "not-found"),
+    responses=problem_responses("not-found", "storage-unavailable"),
     openapi_extra=body_of("Rotation", required=False),
 )
 async def rotate_key(
@@ -350,9 +353,10 @@ async def rotate_key(
 
 @router.delete(
     KEY_PATH,
+    operation_id="revokeKey",
     status_code=204,
     summary="Revoke a key",
-    responses=problem_responses(*REFUSED, "not-found"),
+    responses=problem_responses("not-found", "storage-unavailable"),
 )
 async def revoke_key(request: Request, handler: Handler, key_id: KeyId) -> None:
     """Revoke a key; no process accepts it after a second. Its accepted items are delivered."""

@@ -56,15 +56,13 @@ from app.relay.service import Relay
 router = APIRouter(dependencies=KEY)
 MULTIPART = "multipart/form-data"
 MAX_FILES = 16  # of one upload (fact sheet, uploadFile)
-ANSWERS = (
-    "internal",
+FAILED = (
+    "not-found",
+    "key-not-configured",
     "upstream-rejected",
     "upstream-unavailable",
     "upstream-timeout",
-    "key-not-configured",
 )
-REFUSED = ("unauthorized", "forbidden", "not-found", "validation", "rate-limited")
-WITH_BODY = ("malformed", "too-large", "unsupported-media-type")
 
 
 class PassthroughCall(NamedTuple):
@@ -73,68 +71,97 @@ class PassthroughCall(NamedTuple):
     method: str
     path: str
     action: str
+    operation_id: str
     summary: str
     renamed: str = "id"
 
 
 CALLS = (
-    PassthroughCall("POST", f"{USER}/sessions", "start", "Start a session"),
-    PassthroughCall("GET", f"{USER}/variables", "getVars", "Retrieve a user's variables"),
-    PassthroughCall("GET", USER, "exportUser", "Retrieve a user"),
-    PassthroughCall("GET", "/v1/messages", "getMessages", "List messages"),
-    PassthroughCall("GET", "/v1/messages/{id}", "getMessage", "Retrieve a message"),
-    PassthroughCall("GET", "/v1/ab-tests", "getAbTests", "List A/B tests"),
-    PassthroughCall("GET", "/v1/ab-tests/{id}", "getAbTest", "Retrieve an A/B test"),
-    PassthroughCall("GET", "/v1/variants/{id}", "getVariant", "Retrieve a variant of an A/B test"),
+    PassthroughCall("POST", f"{USER}/sessions", "start", "startSession", "Start a session"),
+    PassthroughCall(
+        "GET", f"{USER}/variables", "getVars", "getUserVariables", "Retrieve a user's variables"
+    ),
+    PassthroughCall("GET", USER, "exportUser", "getUser", "Retrieve a user"),
+    PassthroughCall("GET", "/v1/messages", "getMessages", "listMessages", "List messages"),
+    PassthroughCall("GET", "/v1/messages/{id}", "getMessage", "getMessage", "Retrieve a message"),
+    PassthroughCall("GET", "/v1/ab-tests", "getAbTests", "listAbTests", "List A/B tests"),
+    PassthroughCall("GET", "/v1/ab-tests/{id}", "getAbTest", "getAbTest", "Retrieve an A/B test"),
+    PassthroughCall(
+        "GET", "/v1/variants/{id}", "getVariant", "getVariant", "Retrieve a variant of an A/B test"
+    ),
     PassthroughCall(
         "GET",
         "/v1/unsubscribe-categories",
         "getUnsubscribeCategories",
+        "listUnsubscribeCategories",
         "List unsubscribe categories",
     ),
     PassthroughCall(
         "GET",
         "/v1/notification-channels",
         "getAndroidNotificationChannels",
+        "listNotificationChannels",
         "List Android notification channels",
     ),
     PassthroughCall(
         "PUT",
         "/v1/notification-channels/{id}",
         "addAndroidNotificationChannel",
+        "setNotificationChannel",
         "Create or update a notification channel",
     ),
     PassthroughCall(
         "DELETE",
         "/v1/notification-channels/{id}",
         "deleteAndroidNotificationChannel",
+        "deleteNotificationChannel",
         "Delete a notification channel",
         "channelId",
     ),
-    PassthroughCall("PUT", "/v1/variables", "setVars", "Set variables"),
-    PassthroughCall("DELETE", "/v1/variables", "deleteVars", "Delete variables"),
-    PassthroughCall("POST", "/v1/files", "uploadFile", "Upload files"),
-    PassthroughCall("GET", "/v1/files/{filename}", "downloadFile", "Download a file"),
+    PassthroughCall("PUT", "/v1/variables", "setVars", "setVariables", "Set variables"),
+    PassthroughCall("DELETE", "/v1/variables", "deleteVars", "deleteVariables", "Delete variables"),
+    PassthroughCall("POST", "/v1/files", "uploadFile", "uploadFiles", "Upload files"),
     PassthroughCall(
-        "POST", "/v1/development-devices", "registerDevice", "Register a development device"
+        "GET", "/v1/files/{filename}", "downloadFile", "downloadFile", "Download a file"
     ),
-    PassthroughCall("POST", "/v1/exports/data", "exportData", "Start an export of raw data"),
-    PassthroughCall("POST", "/v1/exports/users", "exportUsers", "Start an export of users"),
-    PassthroughCall("POST", "/v1/exports/report", "exportReport", "Start a report"),
+    PassthroughCall(
+        "POST",
+        "/v1/development-devices",
+        "registerDevice",
+        "registerDevelopmentDevice",
+        "Register a development device",
+    ),
+    PassthroughCall(
+        "POST", "/v1/exports/data", "exportData", "exportData", "Start an export of raw data"
+    ),
+    PassthroughCall(
+        "POST", "/v1/exports/users", "exportUsers", "exportUsers", "Start an export of users"
+    ),
+    PassthroughCall("POST", "/v1/exports/report", "exportReport", "exportReport", "Start a report"),
     PassthroughCall(
         "GET",
         "/v1/exports/{jobId}",
         "getExportResults",
+        "getExport",
         "Retrieve the state and files of an export",
     ),
-    PassthroughCall("POST", "/v1/imports", "multi", "Start a CSV import"),
+    PassthroughCall("POST", "/v1/imports", "multi", "importCsv", "Start a CSV import"),
     PassthroughCall(
-        "GET", "/v1/imports/{jobId}", "getMultiResults", "Retrieve the state of an import"
+        "GET",
+        "/v1/imports/{jobId}",
+        "getMultiResults",
+        "getImport",
+        "Retrieve the state of an import",
     ),
-    PassthroughCall("POST", "/v1/postbacks", "addPostback", "Create a postback"),
-    PassthroughCall("GET", "/v1/postbacks", "listPostbacks", "List postbacks"),
+    PassthroughCall("POST", "/v1/postbacks", "addPostback", "createPostback", "Create a postback"),
+    PassthroughCall("GET", "/v1/postbacks", "listPostbacks", "listPostbacks", "List postbacks"),
     PassthroughCall(
-        "DELETE", "/v1/postbacks/{id}", "deletePostback", "Delete a postback", "postbackId"
+        "DELETE",
+        "/v1/postbacks/{id}",
+        "deletePostback",
+        "deletePostback",
+        "Delete a postback",
+        "postbackId",
     ),
 )
 PATH_DESCRIPTIONS = PATH_PARAMETERS | {
@@ -437,6 +464,7 @@ def _add_route(call: PassthroughCall) -> None:
         special.get(call.action, answer),
         methods=[call.method],
         name=call.action,
+        operation_id=call.operation_id,
         tags=[_tag(call, action)],
         summary=call.summary,
         description=_description(action),
@@ -474,9 +502,6 @@ def _description(action: Action) -> str:
 
 
 def _responses(call: PassthroughCall, action: Action) -> dict[int | str, dict[str, Any]]:
-    slugs = [*REFUSED, *ANSWERS]
-    if call.method != "GET":
-        slugs += WITH_BODY
     success: dict[str, Any] = {
         "model": action.answer,
         "description": "Leanplum's answer without `success`",
@@ -487,7 +512,9 @@ def _responses(call: PassthroughCall, action: Action) -> dict[int | str, dict[st
     responses: dict[int | str, dict[str, Any]] = {200: success}
     if action.seldom_changes:
         responses[304] = {"description": "Not modified (If-None-Match)"}
-    return responses | problem_responses(*slugs)
+    # These calls read a body even where none is documented.
+    of_body = () if call.method == "GET" else ("too-large", "unsupported-media-type")
+    return responses | problem_responses(*FAILED, *of_body)
 
 
 def _documented_input(call: PassthroughCall, action: Action) -> dict[str, Any]:
@@ -522,7 +549,6 @@ for _call in CALLS:
 
 APPS = "/v1/apps"
 NAME = re.compile(APP_NAME)
-MANAGED = ("unauthorized", "forbidden", "rate-limited", "internal")
 
 
 async def _apps(request: Request) -> AppRegistry:
@@ -540,10 +566,10 @@ ConfiguredApps = Annotated[AppRegistry, Depends(_apps)]
 
 @router.get(
     APPS,
+    operation_id="listApps",
     tags=[Tag.API_KEYS],
     summary="List configured apps",
     response_model=schemas.Apps,
-    responses=problem_responses(*MANAGED),
 )
 async def list_apps(request: Request, authenticator: Authentication, apps: ConfiguredApps) -> Any:
     """Return the apps and the kinds of Leanplum key configured for each, without the keys."""
@@ -565,11 +591,12 @@ async def list_apps(request: Request, authenticator: Authentication, apps: Confi
 
 @router.post(
     f"{APPS}/{{name}}/check",
+    operation_id="checkApp",
     tags=[Tag.API_KEYS],
     summary="Test an app's Leanplum keys",
     response_model=schemas.CheckedApp,
     response_model_exclude_none=True,
-    responses=problem_responses(*MANAGED, "not-found"),
+    responses=problem_responses("not-found"),
 )
 async def check_app(
     request: Request,

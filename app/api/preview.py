@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 
 from app import ids
 from app.api import schemas
-from app.api.batch import BATCH_REFUSED, RefusedItem, permitted, validated_item
+from app.api.batch import RefusedItem, permitted, validated_item
 from app.api.dependencies import KEY
 from app.clock import now_ms
 from app.errors import Fault, Invalid, Overloaded, Refusal
@@ -23,7 +23,6 @@ from app.http import (
     context_of,
     is_small,
     parse_json,
-    problem_responses,
     problems,
 )
 from app.ingest.service import Ingest
@@ -89,10 +88,10 @@ async def _previews(request: Request) -> PreviewHandler:
 
 @router.post(
     PREVIEW,
+    operation_id="previewItems",
     tags=[Tag.EVENTS_AND_USERS],
     summary="Preview items without sending them",
     response_model=schemas.PreviewAnswer,
-    responses=problem_responses(*BATCH_REFUSED, "validation", "internal"),
     openapi_extra=body_of("Previewed"),
 )
 async def preview(request: Request, previews: Annotated[PreviewHandler, Depends(_previews)]) -> Any:

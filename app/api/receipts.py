@@ -14,15 +14,6 @@ from app.outbox.receipts import ReceiptFilter
 from app.receipts import ReceiptService, receipt_document
 
 LIST, ONE = "/v1/receipts", "/v1/receipts/{id}"
-REFUSED = (
-    "unauthorized",
-    "forbidden",
-    "malformed",
-    "rate-limited",
-    "validation",
-    "internal",
-    "storage-unavailable",
-)
 router = APIRouter(dependencies=KEY, tags=[Tag.RECEIPTS])
 
 
@@ -36,10 +27,11 @@ Receipts = Annotated[ReceiptService, Depends(_receipts)]
 
 @router.get(
     LIST,
+    operation_id="listReceipts",
     summary="List receipts",
     response_model=schemas.ReceiptPage,
     response_model_exclude_unset=True,
-    responses=problem_responses(*REFUSED),
+    responses=problem_responses("storage-unavailable"),
 )
 async def find_receipts(
     request: Request,
@@ -96,17 +88,11 @@ def _receipt_filter(req_id: str | None, uuid: str | None) -> ReceiptFilter:
 
 @router.get(
     ONE,
+    operation_id="getReceipt",
     summary="Retrieve a receipt",
     response_model=schemas.ReceiptDocument,
     response_model_exclude_unset=True,
-    responses=problem_responses(
-        "unauthorized",
-        "forbidden",
-        "not-found",
-        "rate-limited",
-        "internal",
-        "storage-unavailable",
-    ),
+    responses=problem_responses("not-found", "storage-unavailable"),
 )
 async def get_receipt(
     request: Request,

@@ -609,9 +609,11 @@ COMPONENT_NAMES: dict[Any, str] = {
     DeadLetterFields: "DeadLetterFilter",
     EnrichmentDocument: "Enrichment",
     ErasureCounts: "Erased",
+    FaultShape: "Fault",
     KeyCreation: "NewKey",
     KeyDocument: "Key",
     PartState: "Part",
+    ProblemShape: "Problem",
     ReceiptDocument: "Receipt",
 }
 for _class, _name in COMPONENT_NAMES.items():

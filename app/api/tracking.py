@@ -21,14 +21,6 @@ from app.tracking.service import Tracking
 
 PLAN, VIOLATIONS, TAXONOMY = "/v1/tracking-plan", "/v1/tracking-plan/violations", "/v1/taxonomy"
 ONE_NAME = f"{TAXONOMY}/{{kind}}/{{name}}"
-REFUSED = (
-    "malformed",
-    "unauthorized",
-    "forbidden",
-    "rate-limited",
-    "internal",
-    "storage-unavailable",
-)
 router = APIRouter(dependencies=KEY, tags=[Tag.TRACKING_PLAN])
 
 
@@ -58,10 +50,11 @@ async def _enter(
 
 @router.get(
     PLAN,
+    operation_id="getTrackingPlan",
     summary="Retrieve the tracking plan",
     response_model=schemas.TrackingPlan,
     response_model_exclude_unset=True,
-    responses=problem_responses(*REFUSED),
+    responses=problem_responses("storage-unavailable"),
 )
 async def get_plan(request: Request, authenticator: Authentication, tracking: Tracked) -> Any:
     """Return the app's loaded plan, and the errors in the plan's files if they were refused."""
@@ -94,9 +87,10 @@ def _entry(entry: PlannedEntry) -> dict[str, Any]:
 
 @router.get(
     VIOLATIONS,
+    operation_id="listPlanViolations",
     summary="List plan violations",
     response_model=schemas.PlanViolations,
-    responses=problem_responses(*REFUSED),
+    responses=problem_responses("storage-unavailable"),
 )
 async def list_violations(
     request: Request, authenticator: Authentication, tracking: Tracked
@@ -128,9 +122,10 @@ async def list_violations(
 
 @router.get(
     TAXONOMY,
+    operation_id="getTaxonomy",
     summary="List the names that an app uses",
     response_model=schemas.Taxonomy,
-    responses=problem_responses(*REFUSED),
+    responses=problem_responses("storage-unavailable"),
 )
 async def get_taxonomy(request: Request, authenticator: Authentication, tracking: Tracked) -> Any:
     """Return every distinct name that was accepted for the app, over any protocol.
@@ -161,9 +156,10 @@ async def get_taxonomy(request: Request, authenticator: Authentication, tracking
 
 @router.delete(
     ONE_NAME,
+    operation_id="forgetName",
     status_code=204,
     summary="Forget a name",
-    responses=problem_responses(*REFUSED, "not-found", "validation"),
+    responses=problem_responses("not-found", "storage-unavailable"),
 )
 async def forget_name(
     request: Request,

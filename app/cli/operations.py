@@ -1,7 +1,6 @@
 """The commands about the installation: `check`, `migrate`, `settings` and `openapi`."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,11 +119,11 @@ def openapi(
 ) -> None:
     """Write the OpenAPI document of the gateway."""
     from app.server.application import create_app
+    from app.server.openapi.text import render
     from app.settings import Settings
 
     path = directory / "openapi.json"
-    document = create_app(Settings()).openapi()
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    text = render(create_app(Settings()).openapi())
     try:
         is_current = path.exists() and path.read_text() == text
         if not check and not is_current:

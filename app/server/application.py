@@ -28,11 +28,12 @@ from app.console import overview, sign_in, unknown
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.ingest import parameter_sentence, pointer
-from app.server import openapi, operations
+from app.server import operations
 from app.server.bootstrap import Services, gateway
 from app.server.handlers import Handlers, handlers_of
 from app.server.lifecycle import Lifecycle
 from app.server.middleware import Middleware, Targets
+from app.server.openapi import document
 from app.server.unknown_routes import shown_path, unknown_route
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -100,7 +101,7 @@ class Application(FastAPI):
         """Return the OpenAPI document, made anew when the tracking plan has changed."""
         plans = NO_PLANS if self._services is None else self._services.tracking.plans.current
         if self.openapi_schema is None or self._documented is not plans:
-            self.openapi_schema, self._documented = openapi.openapi(self, plans), plans
+            self.openapi_schema, self._documented = document.openapi(self, plans), plans
         return self.openapi_schema
 
     @asynccontextmanager

@@ -6,9 +6,9 @@ from base64 import b64encode
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -37,7 +37,12 @@ PROBE_SECONDS = 5.0  # so that /readyz responds within six seconds
 router = APIRouter(tags=[Tag.OPERATIONS])
 
 
-@router.get("/livez", summary="Check that the process is alive", response_model=dict[str, str])
+@router.get(
+    "/livez",
+    operation_id="getLiveness",
+    summary="Check that the process is alive",
+    response_model=dict[str, str],
+)
 async def livez(request: Request) -> Any:
     """Respond with 200 as long as the process answers requests."""
     context_of(request.scope).operation = "GET /livez"
@@ -46,6 +51,7 @@ async def livez(request: Request) -> Any:
 
 @router.get(
     "/readyz",
+    operation_id="getReadiness",
     summary="Check that items can be accepted",
     response_model=schemas.Readiness,
     responses={
@@ -135,7 +141,11 @@ async def _database(writer: Writer) -> schemas.PartState:
 
 
 @router.get(
-    "/metrics", name="metrics", summary="Retrieve Prometheus metrics", response_class=Response
+    "/metrics",
+    operation_id="getMetrics",
+    name="metrics",
+    summary="Retrieve Prometheus metrics",
+    response_class=Response,
 )
 async def prometheus_metrics(request: Request) -> Response:
     """Return metrics in Prometheus text format; every name starts with `leanplum_gateway_`."""
@@ -146,7 +156,12 @@ async def prometheus_metrics(request: Request) -> Response:
     )
 
 
-@router.get("/problems", summary="List problem types", response_class=HTMLResponse)
+@router.get(
+    "/problems",
+    operation_id="listProblems",
+    summary="List problem types",
+    response_class=HTMLResponse,
+)
 async def problem_index(request: Request) -> HTMLResponse:
     """Return an HTML page that lists the problem types."""
     prefix = _prefix(request, "GET /problems")
@@ -162,11 +177,15 @@ async def problem_index(request: Request) -> HTMLResponse:
 
 @router.get(
     "/problems/{slug}",
+    operation_id="getProblem",
     summary="Explain a problem type",
     response_class=HTMLResponse,
     responses=problem_responses("unauthorized", "not-found", "rate-limited"),
 )
-async def problem_page(request: Request, slug: str) -> HTMLResponse:
+async def problem_page(
+    request: Request,
+    slug: Annotated[str, Path(description="Name of the problem type.", examples=["validation"])],
+) -> HTMLResponse:
     """Return an HTML page about a problem type: its meaning and what to do."""
     prefix = _prefix(request, "GET /problems/{slug}")
     problem = PROBLEMS.get(slug)
@@ -239,7 +258,7 @@ def add_documentation(app: FastAPI) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> JSONResponse:
         prefix = _prefix(request, "GET /openapi.json")
-        servers = {"servers": [{"url": prefix}]} if prefix else {}
+        servers = {"servers": [{"url": prefix or "/"}]}
         return JSONResponse(app.openapi() | servers, headers=VARY_BY_PREFIX)
 
     @app.get("/docs", include_in_schema=False)

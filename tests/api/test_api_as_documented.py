@@ -18,7 +18,7 @@ from schemathesis.checks import CHECKS, CheckContext, load_all_checks
 
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
-from tests.support.openapi import DOCUMENT
+from tests.support.openapi import DOCUMENT, parameters_of
 from tests.support.processes import Process, serving
 from tests.support.simulator import KEYS
 
@@ -106,7 +106,7 @@ def bad(draw: st.DrawFn, good: st.SearchStrategy[Case[Any]]) -> Case[Any]:
                 name: quote(draw(TEXT), safe="") for name in case.path_parameters
             }
         case "query":
-            names = [one["name"] for one in told.get("parameters", ()) if one["in"] == "query"]
+            names = [one["name"] for one in parameters_of(told) if one["in"] == "query"]
             case.query = draw(
                 st.dictionaries(st.sampled_from([*names, "unknown"]), TEXT, min_size=1, max_size=3)
             )

@@ -321,6 +321,6 @@ def test_a_rotation_knows_its_key_with_and_without_quotes(start: Callable[..., T
 
 
 def test_the_documentation_has_the_members(gateway: Talk) -> None:
-    shape = gateway.get("/openapi.json").json()["components"]["schemas"]["FaultShape"]
+    shape = gateway.get("/openapi.json").json()["components"]["schemas"]["Fault"]
     assert {"pointer", "header", "parameter"} <= shape["properties"].keys()
     assert sorted(shape["required"]) == ["code", "detail"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.gateway import CANARY, Talk, problem
-from tests.support.openapi import PATHS
+from tests.support.openapi import PATHS, parameters_of
 
 # A misspelled name of an export is taken for the id of a job
 ROUTES = [path for path in PATHS if re.match("/v1/(?!exports/[a-z])", path)]
@@ -14,7 +14,7 @@ QUERIES = [
     (path, parameter["name"])
     for path, operations in PATHS.items()
     if "{" not in path
-    for parameter in operations.get("get", {}).get("parameters", ())
+    for parameter in parameters_of(operations.get("get", {}))
     if parameter["in"] == "query" and len(parameter["name"]) >= 5
 ]
 

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.openapi import DOCUMENT
+from tests.support.openapi import DOCUMENT, parameters_of
 from tests.support.processes import ROOT, Process, serving
 from tests.support.wait import until
 
@@ -71,7 +71,7 @@ def quick_start(sandbox: Process) -> None:
 def proposed(method: str, path: str) -> tuple[str, Any]:
     """The path and the body that the documentation pages fill in."""
     operation = DOCUMENT["paths"][path][method]
-    for parameter in operation.get("parameters", ()):
+    for parameter in parameters_of(operation):
         if parameter["in"] == "path":
             path = path.replace("{" + parameter["name"] + "}", parameter["example"])
     reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]

@@ -1,6 +1,7 @@
 """The OpenAPI document: FastAPI's, completed with bodies and problems from the tables."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import orjson
@@ -9,11 +10,13 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import Field, TypeAdapter
 
 from app.api.schemas import DeadLetterChoice, KeyChange, KeyCreation, ProblemShape, Rotation
-from app.http import Tag, problem_responses
+from app.http import Tag
 from app.http.openapi_parts import REF
 from app.ingest.validate import Batch, BatchItem
 from app.leanplum.actions import ACTIONS
-from app.server.openapi_plan import with_plans
+from app.server.openapi.problems import add_problems, problems_of, remove_framework_error
+from app.server.openapi.shared_parts import share_parts
+from app.server.openapi.tracking_plan import with_plans
 from app.tracking.plan.validate import NO_PLANS, Plans
 
 PREVIEWED = Annotated[
@@ -43,15 +46,22 @@ BODIES: dict[str, TypeAdapter[Any]] = {
     "KeyChange": TypeAdapter(KeyChange),
     "Rotation": TypeAdapter(Rotation),
 }
-DESCRIPTION = """
+PROTECTED = "/v1/"  # calls below need a caller key
+CONTACT = {"name": "The operators of this gateway"}
+SERVERS = [
+    {"url": "/", "description": "The gateway that serves this document"},
+    {"url": "http://127.0.0.1:8000", "description": "A gateway on this machine"},
+]
+DESCRIPTION = """\
 A gateway between your backends and Leanplum. A write that is answered with `202` is stored durably
 and delivered at least once, in order for each user. Your backends never hold a Leanplum key.
 
 Send a caller key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are
 `application/problem+json` (RFC 9457).
 
-Any call may also be refused before it is read, as a problem: 400 (`key-in-url`), 408 (the request
-arrives too slowly), 414 or 431 (the URI or the headers are too long) or 503 (`overloaded`).
+Every response has an `X-Request-ID`; quote it when you report a problem. Any call may also be
+refused before it is read, as a problem: 408 (it arrives too slowly), 414 or 431 (the URI or the
+headers are too long).
 """
 
 
@@ -60,32 +70,76 @@ def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
 
     FastAPI's own 422 response is replaced by the problem `validation`.
     """
+    document = _generated(app)
+    _add_bodies(document["components"]["schemas"])
+    for path, operation in _operations(document):
+        remove_framework_error(operation["responses"])
+        if path.startswith(PROTECTED):
+            add_problems(operation)
+        else:
+            operation.setdefault("security", [])
+        _add_headers(operation)
+    document["components"]["schemas"] = _without_titles(document["components"]["schemas"])
+    document["paths"] = _without_titles(document["paths"])
+    document = with_plans(document, plans)
+    share_parts(document)
+    _remove_unused(document)
+    return document
+
+
+def _generated(app: FastAPI) -> dict[str, Any]:
+    """Return a copy of FastAPI's document, whose parts belong to the routes."""
     document = get_openapi(
-        title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS
+        title=app.title,
+        version=app.version,
+        description=DESCRIPTION,
+        contact=CONTACT,
+        servers=SERVERS,
+        routes=app.routes,
+        tags=TAGS,
     )
-    schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
+    copied: dict[str, Any] = orjson.loads(orjson.dumps(document))
+    return copied
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each operation with its path."""
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            yield path, operation
+
+
+def _add_bodies(schemas: dict[str, Any]) -> None:
+    """Add the schemas of bodies that handlers read themselves, and of problems."""
     for name, adapter in [*BODIES.items(), ("Problem", TypeAdapter(ProblemShape))]:
         schema = adapter.json_schema(ref_template=REF + "{model}")
         components = {**schema.pop("$defs", {}), name: schema}
         for component, shape in components.items():
             assert schemas.setdefault(component, shape) == shape, f"two shapes named {component}"
-    document = with_plans(document, plans)
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            _remove_own_422(operation)
-            if path.startswith("/v1/"):  # an unknown query parameter is an error everywhere
-                operation["responses"].setdefault("422", problem_responses("validation")[422])
-            _add_headers(operation)
-    _remove_unused(document)
-    return document
+
+
+# Members of a schema whose content is a value rather than a schema.
+VALUES = frozenset({"const", "default", "enum", "example", "examples"})
+
+
+def _without_titles(node: Any) -> Any:
+    """Return a part of the document without titles, which only repeat the names of fields."""
+    if isinstance(node, list):
+        return [_without_titles(inner) for inner in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        name: inner if name in VALUES else _without_titles(inner)
+        for name, inner in node.items()
+        if name != "title" or not isinstance(inner, str)
+    }
 
 
 def _remove_unused(document: dict[str, Any]) -> None:
     """Remove the schemas that no operation refers to, directly or through another schema."""
     schemas = document["components"]["schemas"]
-    used, added = set[str](), _references(document["paths"])
+    shared = {name: part for name, part in document["components"].items() if name != "schemas"}
+    used, added = set[str](), _references([document["paths"], shared])
     while added:
         used |= added
         added = _references([schemas[name] for name in added]) - used
@@ -103,7 +157,7 @@ def _add_headers(operation: dict[str, Any]) -> None:
     is_limited = operation["tags"] != [Tag.OPERATIONS]
     for status, response in operation["responses"].items():
         names = ["X-Request-ID"]
-        if is_limited and status != "401":
+        if status != "401" and (is_limited or problems_of(response)):
             names += LIMIT_HEADERS
         if is_write and "schemas/Receipt" in str(response.get("content")):
             names += ["Location", "Preference-Applied"]
@@ -131,12 +185,6 @@ HEADERS: dict[str, dict[str, Any]] = {
         ("Preference-Applied", "wait=N if the response waited for the item to settle (RFC 7240)."),
     )
 }
-
-
-def _remove_own_422(operation: dict[str, Any]) -> None:
-    ours = operation["responses"].get("422", {})
-    if any("HTTPValidationError" in str(content) for content in ours.get("content", {}).values()):
-        del operation["responses"]["422"]
 
 
 TAGS = [
