@@ -1,28 +1,22 @@
 """The audit over HTTP: search of records, checkpoints, and proofs."""
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import AfterValidator
-from sqlalchemy import Connection, Engine
 
 from app.api import schemas
 from app.api.dependencies import KEY
-from app.audit import merkle, proofs, record_search, records, tree
+from app.audit import merkle, proofs, record_search, tree
+from app.audit.service import AuditService, RecordQuestion
 from app.clock import instant
-from app.database.driver import in_time
-from app.database.engine import snapshot
-from app.errors import Fault, Forbidden, Invalid
+from app.errors import Fault, Invalid
 from app.http import JSON, Authenticator, Tag, context_of, problem_responses
-from app.ids import plain
 from app.leanplum.values import query_time
 from app.model import Caller, Scope
 
-T = TypeVar("T")
 AUDIT = "/v1/audit"
 CHECKPOINT, CONSISTENCY, PROOF = (
     f"{AUDIT}/checkpoint",
@@ -96,64 +90,14 @@ class RecordQuery:
 class AuditReader:
     """The handler of calls that read the audit."""
 
-    def __init__(
-        self,
-        authenticator: Authenticator,
-        engine: Engine,
-        public_key: tree.PublicKey,
-        pseudonyms: records.UserPseudonyms,
-        app_names: Callable[[], Iterable[str]],
-    ) -> None:
-        """Take `app_names`, which returns the names of all apps, even of those removed since."""
-        self._authenticator, self._engine = authenticator, engine
-        self.public_key, self._pseudonyms = public_key, pseudonyms
-        self._app_names = app_names
+    def __init__(self, authenticator: Authenticator, service: AuditService) -> None:
+        self._authenticator, self.service = authenticator, service
 
     async def enter(self, request: Request, operation: str) -> Caller:
         """Return the caller. Raises what `Authenticator` raises."""
         context = context_of(request.scope)
         context.operation = operation
         return await self._authenticator.enter_without_app(context, Scope.AUDIT_READ)
-
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a query on a snapshot of the database, in a thread."""
-
-        def run() -> T:
-            with snapshot(self._engine) as connection:
-                return query(connection)
-
-        return await in_time(run)
-
-    def record_filter(self, caller: Caller, query: RecordQuery) -> record_search.RecordFilter:
-        """Return the filter that a query describes, within the apps that the caller may use."""
-        users = None if query.user_hash is None else {query.user_hash}
-        subjects = _subjects(query.user_id, query.device_id)
-        if subjects:
-            hashes = self._hashes(caller, query.app, subjects)
-            users = hashes if users is None else hashes & users
-        return record_search.RecordFilter(
-            since=_ms(query.since),
-            until=_ms(query.until),
-            key_id=query.key_id,
-            app=query.app,
-            apps=caller.apps,
-            users=users,
-            action=query.action,
-            outcome=query.outcome,
-            request_id=query.request_id,
-            resource=query.resource,
-        )
-
-    def _hashes(self, caller: Caller, app: str | None, subjects: Sequence[str]) -> set[str]:
-        """Return the keyed hashes of users and devices, which differ from app to app.
-
-        Without `app`, the hashes are those in every app that the caller may use.
-        """
-        if app is None:
-            apps = [name for name in self._app_names() if caller.may_use(name)]
-        else:
-            apps = [app]
-        return {self._pseudonyms.of(name, subject) for name in apps for subject in subjects}
 
     def checkpoint_document(self, sealed: proofs.SealedTree) -> dict[str, Any]:
         """Return a checkpoint as JSON."""
@@ -162,7 +106,7 @@ class AuditReader:
             "rootHash": tree.to_base64(sealed.checkpoint.root),
             "sealedAt": instant(sealed.time),
             "note": sealed.checkpoint.note,
-            "publicKey": self.public_key.text,
+            "publicKey": self.service.public_key.text,
         }
 
 
@@ -190,16 +134,12 @@ async def list_records(
     of records, so a page may have fewer than `limit`, or none, and still a `nextCursor`.
     """
     caller = await reader.enter(request, f"GET {AUDIT}")
-    if query.app is not None and not caller.may_use(query.app):
-        raise Forbidden("Forbidden: this key is not valid for this app")
-    page = await reader.read(
-        partial(
-            record_search.find_page,
-            record_filter=reader.record_filter(caller, query),
-            after=int(query.cursor) if query.cursor else None,
-            limit=query.limit,
-            oldest_first=query.order == "oldest",
-        )
+    page = await reader.service.search(
+        caller,
+        _question(query),
+        after=int(query.cursor) if query.cursor else None,
+        limit=query.limit,
+        oldest_first=query.order == "oldest",
     )
     document: dict[str, Any] = {
         "records": [
@@ -216,13 +156,20 @@ def _ms(seconds: Any) -> int | None:
     return None if seconds is None else int(float(seconds) * 1000)
 
 
-def _subjects(user_id: str | None, device_id: str | None) -> list[str]:
-    subjects = []
-    if user_id is not None:
-        subjects.append(f"u{plain(user_id)}")
-    if device_id is not None:
-        subjects.append(f"d{plain(device_id)}")
-    return subjects
+def _question(query: RecordQuery) -> RecordQuestion:
+    return RecordQuestion(
+        since=_ms(query.since),
+        until=_ms(query.until),
+        key_id=query.key_id,
+        app=query.app,
+        user_id=query.user_id,
+        device_id=query.device_id,
+        user_hash=query.user_hash,
+        action=query.action,
+        outcome=query.outcome,
+        request_id=query.request_id,
+        resource=query.resource,
+    )
 
 
 @router.get(
@@ -238,8 +185,7 @@ async def get_checkpoint(request: Request, reader: Reader) -> Any:
     A copy kept elsewhere proves later that no record before it was changed or removed.
     """
     await reader.enter(request, f"GET {CHECKPOINT}")
-    sealed = await reader.read(partial(proofs.newest_checkpoint, public=reader.public_key))
-    return reader.checkpoint_document(sealed)
+    return reader.checkpoint_document(await reader.service.newest_checkpoint())
 
 
 @router.get(
@@ -256,9 +202,7 @@ async def get_consistency(
     await reader.enter(request, f"GET {CONSISTENCY}")
     if from_ > to:
         raise Invalid((Fault("from", "must not be greater than to", "order", "parameter"),))
-    hashes = await reader.read(
-        partial(proofs.consistency, public=reader.public_key, old=from_, new=to)
-    )
+    hashes = await reader.service.consistency(from_, to)
     return {"hashes": [tree.to_base64(value) for value in hashes]}
 
 
@@ -278,10 +222,7 @@ async def get_proof(
 ) -> Any:
     """Return the record and the hashes from it to the newest checkpoint (RFC 9162 §2.1.3)."""
     caller = await reader.enter(request, f"GET {PROOF}")
-    public = reader.public_key
-    proof = await reader.read(
-        partial(proofs.inclusion, public=public, seq=record_id, apps=caller.apps)
-    )
+    proof = await reader.service.inclusion(caller, record_id)
     return {
         "recordId": proof.seq,
         "record": proof.record,

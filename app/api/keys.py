@@ -4,21 +4,19 @@ A key itself is shown only once.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from app.api import schemas
 from app.api.dependencies import KEY
-from app.callers.directory import Directory
-from app.callers.store import KEEP, ChangeRecord, KeyStore, StoredKey
+from app.callers.key_service import KeyService, Position
+from app.callers.store import KEEP, ChangeRecord, StoredKey
 from app.clock import instant, now_ms
-from app.database.driver import in_time
-from app.errors import Fault, Forbidden, Invalid, NotFound, StorageUnavailable
+from app.errors import Fault, Invalid
 from app.http import (
     IDEMPOTENCY_KEY,
     Authenticator,
@@ -34,7 +32,6 @@ from app.http import (
 from app.ingest import validate
 from app.model import Caller, Scope
 
-T = TypeVar("T")
 KEYS = "/v1/keys"
 KEY_PATH, ROTATE = f"{KEYS}/{{keyId}}", f"{KEYS}/{{keyId}}/rotate"
 CREATED: dict[int | str, dict[str, Any]] = {
@@ -62,7 +59,6 @@ RotationKey = Annotated[
     ),
 ]
 
-log = structlog.get_logger("keys")
 router = APIRouter(dependencies=KEY, tags=[Tag.API_KEYS])
 
 
@@ -97,14 +93,9 @@ class KeyHandler:
     """The handler of calls about caller keys."""
 
     def __init__(
-        self,
-        authenticator: Authenticator,
-        bodies: BodyReader,
-        store: KeyStore,
-        directory: Directory,
+        self, authenticator: Authenticator, bodies: BodyReader, service: KeyService
     ) -> None:
-        self._authenticator, self._bodies = authenticator, bodies
-        self.store, self._directory = store, directory
+        self._authenticator, self._bodies, self.service = authenticator, bodies, service
 
     async def enter(self, request: Request, operation: str, key_id: str = "") -> Caller:
         """Return the caller of a call about the key `key_id`. Raises what authentication raises."""
@@ -122,25 +113,19 @@ class KeyHandler:
         fields = validate.checked(shape, parse_json(body))
         return fields, self._authenticator.confirm_scope(context, Scope.KEYS_MANAGE)
 
-    async def change(
-        self, request: Request, change: Callable[[ChangeRecord], T], status: int = 200
-    ) -> T:
-        """Make a change with its audit record, on a thread, and apply it to this process at once.
 
-        If the change fails, the middleware records the failure.
-        """
-        with transaction_record(context_of(request.scope)) as record:
+@contextmanager
+def _change_record(request: Request, status: int = 200) -> Iterator[ChangeRecord]:
+    """Provide the function that makes the audit record of a change.
 
-            def text_of_record(key_id: str, now: int, details: Mapping[str, Any]) -> str:
-                return record.make(details, status=status, resource=key_id, now=now)[1]
+    If the change fails, the middleware records the failure.
+    """
+    with transaction_record(context_of(request.scope)) as record:
 
-            result = await in_time(partial(change, text_of_record))
-        try:
-            await in_time(self._directory.refresh)
-        except StorageUnavailable as error:
-            # The change is committed; it takes effect within a second once the database is back.
-            log.warning("keys.unreadable", reason=error.detail)
-        return result
+        def text_of_record(key_id: str, now: int, details: Mapping[str, Any]) -> str:
+            return record.make(details, status=status, resource=key_id, now=now)[1]
+
+        yield text_of_record
 
 
 async def _handler(request: Request) -> KeyHandler:
@@ -149,25 +134,6 @@ async def _handler(request: Request) -> KeyHandler:
 
 
 Handler = Annotated[KeyHandler, Depends(_handler)]
-
-
-def _require_apps(caller: Caller, apps: Iterable[str] | None) -> None:
-    """Raise Forbidden if these apps go beyond those of the caller's own key."""
-    if caller.apps is not None and (apps is None or not caller.apps.issuperset(apps)):
-        raise Forbidden("A key can grant only apps that it may use itself.")
-
-
-def _require_visible(caller: Caller, stored: StoredKey) -> None:
-    """Raise NotFound if the key is for apps that the caller may not use."""
-    if not _sees(caller, stored):
-        raise NotFound("No key has this id.")
-
-
-def _sees(caller: Caller, stored: StoredKey) -> bool:
-    """Tell whether the key is only for apps that the caller may use."""
-    if caller.apps is None:
-        return True
-    return stored.caller.apps is not None and stored.caller.apps.issubset(caller.apps)
 
 
 def _expiry(fields: Mapping[str, Any], now: int) -> int | None:
@@ -207,23 +173,18 @@ async def create_key(request: Request, response: Response, handler: Handler) -> 
     """
     await handler.enter(request, f"POST {KEYS}")
     fields, caller = await handler.fields(request, NEW)
-    values, now = _values(fields), now_ms()
-    _require_apps(caller, values.get("apps"))
-    expires_at = _expiry(fields, now)
-
-    def create(record: ChangeRecord) -> tuple[str, StoredKey]:
-        return handler.store.create(
-            values["name"],
-            values["scopes"],
-            values.get("apps"),
-            now,
-            expires_at=expires_at,
-            record=record,
+    values = _values(fields)
+    with _change_record(request, status=201) as record:
+        key, stored = await handler.service.create(
+            caller,
+            name=values["name"],
+            scopes=values["scopes"],
+            apps=values.get("apps"),
+            expires_at=_expiry(fields, now_ms()),
             rate_per_second=values.get("rate_per_second"),
             rate_burst=values.get("rate_burst"),
+            record=record,
         )
-
-    key, stored = await handler.change(request, create, status=201)
     prefix = context_of(request.scope).prefix
     response.headers["Location"] = f"{prefix}{KEYS}/{stored.caller.key_id}"
     return key_document(stored, key)
@@ -250,16 +211,15 @@ async def list_keys(
     """Return the keys, including revoked ones, oldest first, without the keys themselves."""
     caller = await handler.enter(request, f"GET {KEYS}")
     after = _position(cursor) if cursor else None
-    is_visible = partial(_sees, caller)
-    stored_keys = await in_time(partial(handler.store.page, after, limit + 1, is_visible))
-    page: dict[str, Any] = {"keys": [key_document(stored) for stored in stored_keys[:limit]]}
-    if len(stored_keys) > limit:
-        last = stored_keys[limit - 1]
-        page["nextCursor"] = f"{last.created_at}-{last.caller.key_id}"
+    keys, next_after = await handler.service.page(caller, after, limit)
+    page: dict[str, Any] = {"keys": [key_document(stored) for stored in keys]}
+    if next_after is not None:
+        created_at, key_id = next_after
+        page["nextCursor"] = f"{created_at}-{key_id}"
     return page
 
 
-def _position(cursor: str) -> tuple[int, str]:
+def _position(cursor: str) -> Position:
     """Return the creation time (epoch milliseconds) and the id of the last key of a page."""
     created_at, _, key_id = cursor.partition("-")
     return int(created_at), key_id
@@ -275,9 +235,7 @@ def _position(cursor: str) -> tuple[int, str]:
 async def get_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
     """Return the properties of a key, without the key itself."""
     caller = await handler.enter(request, f"GET {KEY_PATH}", key_id)
-    stored = await in_time(partial(handler.store.get, key_id))
-    _require_visible(caller, stored)
-    return key_document(stored)
+    return key_document(await handler.service.get(caller, key_id))
 
 
 @router.patch(
@@ -295,22 +253,16 @@ async def change_key(request: Request, handler: Handler, key_id: KeyId) -> Any:
     """
     await handler.enter(request, f"PATCH {KEY_PATH}", key_id)
     fields, caller = await handler.fields(request, CHANGE)
-    values, now = _values(fields), now_ms()
-    if "apps" in values:
-        _require_apps(caller, values["apps"])
-    expires_at = _expiry(fields, now)
-
-    def change(record: ChangeRecord) -> StoredKey:
-        return handler.store.change(
+    expires_at = _expiry(fields, now_ms())
+    with _change_record(request) as record:
+        stored = await handler.service.change(
+            caller,
             key_id,
-            now,
-            values,
-            record,
-            expires_at if "expiresAt" in fields else KEEP,
-            guard=partial(_require_visible, caller),
+            _values(fields),
+            expires_at=expires_at if "expiresAt" in fields else KEEP,
+            record=record,
         )
-
-    return key_document(await handler.change(request, change))
+    return key_document(stored)
 
 
 @router.post(
@@ -331,23 +283,19 @@ async def rotate_key(
     """
     await handler.enter(request, f"POST {ROTATE}", key_id)
     fields, caller = await handler.fields(request, ROTATION, optional=True)
-    overlap_ms = fields.get("overlapSeconds", OVERLAP_SECONDS) * 1000
     idempotence = idempotency_key(context_of(request.scope))
     if idempotence is not None and not 1 <= len(idempotence) <= MAX_IDEMPOTENCY_KEY:
         detail = f"must have 1 to {MAX_IDEMPOTENCY_KEY} characters"
         raise Invalid((Fault(IDEMPOTENCY_KEY, detail, "header", "header"),))
 
-    def rotate(record: ChangeRecord) -> tuple[str | None, StoredKey]:
-        return handler.store.rotate(
+    with _change_record(request) as record:
+        key, stored = await handler.service.rotate(
+            caller,
             key_id,
-            now_ms(),
-            overlap_ms,
+            fields.get("overlapSeconds", OVERLAP_SECONDS),
             once=idempotence,
             record=record,
-            guard=partial(_require_visible, caller),
         )
-
-    key, stored = await handler.change(request, rotate)
     return {"key": None} | key_document(stored, key)
 
 
@@ -362,7 +310,5 @@ async def revoke_key(request: Request, handler: Handler, key_id: KeyId) -> None:
     """Revoke a key; no process accepts it after a second. Its accepted items are delivered."""
     caller = await handler.enter(request, f"DELETE {KEY_PATH}", key_id)
 
-    def revoke(record: ChangeRecord) -> None:
-        handler.store.revoke(key_id, now_ms(), record, guard=partial(_require_visible, caller))
-
-    await handler.change(request, revoke, status=204)
+    with _change_record(request, status=204) as record:
+        await handler.service.revoke(caller, key_id, record=record)

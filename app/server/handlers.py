@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 from app.api import audit, batch, dead_letters, events, keys, passthrough, preview
+from app.audit.service import AuditService
+from app.callers.key_service import KeyService
 from app.compat.admission import BodyCredentials
 from app.compat.leanplum_sdk import endpoint, execute, relayed_entries, transfers
 from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
@@ -67,13 +69,17 @@ def handlers_of(services: Services) -> Handlers:
             job_facts,
             max_upload_bytes=settings.gateway_max_upload_bytes,
         ),
-        keys_handler=keys.KeyHandler(authenticator, bodies, services.keys, services.directory),
+        keys_handler=keys.KeyHandler(
+            authenticator, bodies, KeyService(services.keys, services.directory)
+        ),
         audit_reader=audit.AuditReader(
             authenticator,
-            services.engine,
-            services.signer.public,
-            services.pseudonyms,
-            lambda: {*services.apps, *services.tracking.names.counts()},
+            AuditService(
+                services.engine,
+                services.signer.public,
+                services.pseudonyms,
+                lambda: {*services.apps, *services.tracking.names.counts()},
+            ),
         ),
         credentials=credentials,
         sdk=endpoint.SdkEndpoint(
