@@ -13,8 +13,8 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 -
 help: ## List these commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
 
-run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_PORT changes its port
-	@$(BIN)/python -m app serve --sandbox
+run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_PORT changes its port, ARGS=--reset empties its database
+	@$(BIN)/python -m app serve --sandbox $(ARGS)
 
 # Two workers a core: many tests wait for the processes that they start.
 test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some

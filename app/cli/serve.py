@@ -15,6 +15,9 @@ Port = Annotated[
 Sandbox = Annotated[
     bool, typer.Option("--sandbox", help="Use the simulator: no account and no settings needed")
 ]
+Reset = Annotated[
+    bool, typer.Option("--reset", help="With --sandbox: empty the sandbox's database first")
+]
 Delivery = Annotated[
     bool, typer.Option("--delivery/--no-delivery", help="Deliver items, or only accept them")
 ]
@@ -28,7 +31,11 @@ def register(cli: typer.Typer) -> None:
 
 
 def serve(
-    host: Host = None, port: Port = None, sandbox: Sandbox = False, delivery: Delivery = True
+    host: Host = None,
+    port: Port = None,
+    sandbox: Sandbox = False,
+    reset: Reset = False,
+    delivery: Delivery = True,
 ) -> None:
     """Run the gateway: accept items over HTTP and deliver them."""
     from app.server import run
@@ -36,8 +43,10 @@ def serve(
 
     overrides = given(gateway_host=host, gateway_port=port)
     settings = load_settings(logged=True, **overrides)
+    if reset and not sandbox:
+        raise StartRefused("--reset: empties a sandbox's database, so it needs --sandbox")
     if sandbox:
-        run_sandbox(overrides)
+        run_sandbox(overrides, reset=reset)
     else:
         run.serve(settings, delivery=delivery)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -21,6 +21,7 @@ from app.database.driver import (
     time_limit,
 )
 from app.database.sqlite_files import FilesChanged, SqliteFiles, share_with_group
+from app.database.tables import metadata
 from app.errors import CommitUnknown, StartRefused, StorageUnavailable
 from app.urls import MASK, PostgresUrl, SqliteUrl, is_secret, mask_url, parse_database_url
 
@@ -75,6 +76,14 @@ def connect_existing(url: str) -> Engine:
     """
     _check_existence(url)
     return _connected(url, migrate)
+
+
+def connect_as_is(url: str) -> Engine:
+    """Return an engine on a database with whatever tables it has: none is created or migrated.
+
+    Raises StartRefused as `connect` does.
+    """
+    return _connected(url, lambda engine: None)
 
 
 def _check_existence(url: str) -> None:
@@ -301,6 +310,17 @@ def reason(error: BaseException) -> str:
     """Return the database's own message, without the statement and its values."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     return str(cause).partition("\n")[0] or type(cause).__name__
+
+
+def drop_tables(engine: Engine) -> None:
+    """Drop the gateway's tables, those of another version too; all or none."""
+    names = {*metadata.tables, "alembic_version"}
+    existing = MetaData()
+    with engine.connect() as connection:
+        connection.exec_driver_sql(dialect(engine).begin_migration)
+        existing.reflect(connection, only=lambda name, _: name in names)
+        existing.drop_all(connection)
+        connection.commit()
 
 
 def _migrations() -> Any:

@@ -137,7 +137,8 @@ class AttemptRunner:
     def pacer(self, app: str) -> CallPacer:
         """Return the pacer of an app's calls."""
         if app not in self._pacers:
-            pacer = CallPacer(shortest=self._policy.least, held=self._policy.held)
+            policy = self._policy
+            pacer = CallPacer(shortest=policy.least, held=policy.held, longest=policy.probe)
             self._pacers[app] = pacer
             self._metrics.call_rate.labels(app).set_function(lambda: pacer.pace.rate)
         return self._pacers[app]

@@ -39,8 +39,8 @@ class Circuit:
     for the probe; if one user's items may be the cause, another user's items are probed at once.
     """
 
-    def __init__(self, *, shortest: float, held: float) -> None:
-        self._shortest, self._held = shortest, held
+    def __init__(self, *, shortest: float, held: float, longest: float = LONGEST_SECONDS) -> None:
+        self._shortest, self._held, self._longest = shortest, held, longest
         self.state = CircuitState.CLOSED
         self._failures = 0
         self._wait = shortest
@@ -64,7 +64,7 @@ class Circuit:
         if self.state is CircuitState.CLOSED and self._failures < FAILURES:
             return
         self.state, self._probe_at = CircuitState.OPEN, now + self._wait
-        self._wait = min(self._wait * 2, LONGEST_SECONDS)
+        self._wait = min(self._wait * 2, self._longest)
 
     def hold(self, now: float, *, probe_now: bool = False) -> None:
         """Hold the circuit: Leanplum refused our key or app, or all that we send is in doubt."""
@@ -121,8 +121,9 @@ class Pace:
 class CallPacer:
     """The circuit and the pace of one app's calls."""
 
-    def __init__(self, *, shortest: float, held: float) -> None:
-        self.circuit, self.pace = Circuit(shortest=shortest, held=held), Pace()
+    def __init__(self, *, shortest: float, held: float, longest: float = LONGEST_SECONDS) -> None:
+        self.circuit = Circuit(shortest=shortest, held=held, longest=longest)
+        self.pace = Pace()
 
     def wait(self, now: float, in_flight: int) -> float | None:
         """Return the seconds until another call may begin beside `in_flight` others.

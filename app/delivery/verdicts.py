@@ -1,6 +1,6 @@
 """Verdicts: the decision on one item after one answer. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.model import (
     ConfigRefused,
@@ -26,8 +26,15 @@ class RetryPolicy:
     least: float = 2.0
     most: float = 900.0
     held: float = 15.0
+    # Between probes of an open circuit: how late a recovery may be noticed
+    probe: float = 60.0
     # Actions whose items are not sent again once an answer was lost
     not_twice: frozenset[str] = frozenset()
+
+    def bounded(self, longest: float) -> "RetryPolicy":
+        """Return this policy with no pause longer than `longest` seconds."""
+        pauses = {name: getattr(self, name) for name in ("least", "most", "held", "probe")}
+        return replace(self, **{name: min(pause, longest) for name, pause in pauses.items()})
 
     def wait(self, attempt: int, chance: float, at_least: float = 0.0) -> float:
         """Return the seconds to wait before try `attempt` + 1: exponential backoff, full jitter.

@@ -386,7 +386,7 @@ async def _delivering(
                 concurrency=concurrency,
                 policy=RetryPolicy(
                     window=settings.gateway_retry_window, not_twice=settings.not_twice
-                ),
+                ).bounded(settings.gateway_retry_max_seconds),
                 times=core.clock,
                 pseudonyms=core.audit.pseudonyms.of_all,
                 on_answer=core.migration.note,

@@ -5,7 +5,7 @@ import contextlib
 import gc
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import structlog
@@ -35,8 +35,14 @@ class GatewayServer(uvicorn.Server):
     one ends the drain time at once. The third one gives up what is in flight.
     """
 
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        settings: Settings,
+        on_listening: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(config)
+        self._on_listening = on_listening
         self._drain_seconds = settings.gateway_drain_seconds
         self._root_path = settings.gateway_root_path
         self._lifecycle: Lifecycle = config.app.state.lifecycle  # type: ignore[union-attr]
@@ -63,6 +69,7 @@ class GatewayServer(uvicorn.Server):
                 url=url,
                 docs=f"{url}{self._root_path}/docs",
             )
+        self._on_listening()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -212,11 +219,16 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def serve(
-    settings: Settings, *, delivery: bool = True, listener: socket.socket | None = None
+    settings: Settings,
+    *,
+    delivery: bool = True,
+    listener: socket.socket | None = None,
+    on_listening: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `listener` is a socket that is bound already.
+    """Serve until SIGTERM or SIGINT.
 
-    Raises StartRefused if the settings or the database do not allow a start.
+    `listener` is a socket that is bound already; `on_listening` is called once connections are
+    accepted. Raises StartRefused if the settings or the database do not allow a start.
     """
     prepare(settings)
     settings = settings.model_copy(
@@ -237,7 +249,7 @@ def serve(
         gc.collect()
         gc.freeze()  # imported modules stay; traversing them in every collection finds nothing
         gc.set_threshold(10_000, 50, 40)  # more frequent, and therefore shorter, pauses
-        GatewayServer(config, settings).run([bound])
+        GatewayServer(config, settings, on_listening).run([bound])
 
 
 def deliver(settings: Settings) -> None:

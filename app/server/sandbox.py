@@ -3,45 +3,37 @@
 import contextlib
 import errno
 import secrets
+import socket
 from typing import Any
 
 import structlog
-from sqlalchemy import Engine
 
-from app.audit.signing_keys import load_keys_to_write
-from app.callers import key_format
-from app.callers.store import ALL_SCOPES, KeyStore, StoredKey, every_key
-from app.clock import now_ms
-from app.database.engine import connect, transaction
 from app.errors import StartRefused
 from app.server.preparation import check_bootstrap_key
 from app.server.run import listen, serve
+from app.server.sandbox_database import empty_database, free_database_url, sandbox_key
 from app.settings import Settings, load
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
+from app.urls import mask_url
 
 KEY_KINDS = ("production", "development", "data_export", "content_read_only")
-# The name of the sandbox's own keys, and of the row that marks a database as a sandbox's
-SANDBOX = "sandbox"
 # The users of the examples: they exist from the start, so that each example works
 USERS = ("user-1", "user-to-erase")
-# Never the database of a real gateway: what waits there must not be delivered to the simulator
-DATABASE_URL = "sqlite:///data/sandbox.db"
-NOT_A_SANDBOX = (
-    "GATEWAY_DATABASE_URL: this database has keys and is not marked as a sandbox's; the sandbox "
-    "would deliver a real gateway's queue to the simulator. Unset it; if an earlier sandbox "
-    f"created the database ({DATABASE_URL}), delete the file"
-)
+# An erased user is accepted again at once, and what a fault has delayed is soon tried again, so
+# that the examples keep working
+DEFAULTS = {"gateway_erased_seconds": 0, "gateway_retry_max_seconds": 3}
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to show, not to bind
 
 
-def sandbox(overrides: dict[str, Any]) -> None:
+def sandbox(overrides: dict[str, Any], *, reset: bool = False) -> None:
     """Run the gateway against the simulator; print a caller key and a curl command to try.
 
-    Raises StartRefused if a real Leanplum key is configured.
+    With `reset`, empty the sandbox's database first. Raises StartRefused if a real Leanplum key is
+    configured, or if the database is not a sandbox's.
     """
     configured = load(**overrides)
     _refuse_real_keys(configured)
-    check_bootstrap_key(configured)
     config = SimulatorConfig(
         production_key="prod_" + secrets.token_hex(12),
         development_key="dev_" + secrets.token_hex(12),
@@ -50,13 +42,17 @@ def sandbox(overrides: dict[str, Any]) -> None:
         users=USERS,
     )
     with contextlib.ExitStack() as stack:
+        # First, so that a start by mistake changes nothing of the sandbox that has the port
+        listener = stack.enter_context(listen(configured))
         simulator = start_simulator(stack, config, configured)
-        settings = load(**overrides | _simulator_settings(simulator.url, config, configured))
+        settings = load(**overrides | _sandbox_settings(simulator.url, config, configured))
+        check_bootstrap_key(settings)
+        if reset:
+            empty_database(settings.gateway_database_url)
         key = sandbox_key(settings)
-        listener = listen(settings)
-        host, port = listener.getsockname()[:2]
-        print(_welcome(f"http://{host}:{port}", key, simulator.url), flush=True)
-        serve(settings, listener=listener)
+        url = _show_url(listener, settings.gateway_root_path)
+        welcome = _welcome(url, key, simulator.url, settings.gateway_database_url)
+        serve(settings, listener=listener, on_listening=lambda: print(welcome, flush=True))
 
 
 def _refuse_real_keys(configured: Settings) -> None:
@@ -95,66 +91,37 @@ def start_simulator(
     return stack.enter_context(BackgroundServer(config))
 
 
-def _simulator_settings(url: str, config: SimulatorConfig, configured: Settings) -> dict[str, Any]:
+def _sandbox_settings(url: str, config: SimulatorConfig, configured: Settings) -> dict[str, Any]:
     """Return the settings that point the gateway at the simulator."""
-    # An erased user is accepted again at once, so that the examples keep working
-    defaults = {"gateway_database_url": DATABASE_URL, "gateway_erased_seconds": 0}
-    unset = {
-        name: value for name, value in defaults.items() if name not in configured.model_fields_set
-    }
+    given = configured.model_fields_set
     keys = {f"leanplum_{kind}_key": getattr(config, f"{kind}_key") for kind in KEY_KINDS}
-    return {"leanplum_app_id": config.app_id, "leanplum_api_url": f"{url}/api", **keys, **unset}
+    settings = {
+        "leanplum_app_id": config.app_id,
+        "leanplum_api_url": f"{url}/api",
+        # The simulator is on this machine, where no proxy is in between
+        "gateway_upstream_proxy": None,
+        "gateway_upstream_trust_env": False,
+    }
+    if "gateway_database_url" not in given:
+        settings["gateway_database_url"] = free_database_url()
+    return {
+        **keys,
+        **{name: value for name, value in DEFAULTS.items() if name not in given},
+    } | settings
 
 
-def sandbox_key(settings: Settings) -> str:
-    """Return the sandbox's own caller key: a new one at each start, since none can be read again.
-
-    Keys of earlier sandboxes are revoked; keys that somebody created in a sandbox keep working.
-    Raises StartRefused if the database is a real gateway's.
-    """
-    engine = connect(settings.gateway_database_url)
-    try:
-        stored, now = every_key(engine), now_ms()
-        bootstrap_key = settings.gateway_bootstrap_key
-        key = bootstrap_key.get_secret_value() if bootstrap_key else None
-        _claim(engine, fresh=not stored)
-        store = KeyStore(engine, load_keys_to_write(engine, settings.audit_root_key).macs)
-        usable = [row for row in stored if row.usable(now)]
-        for row in usable:
-            if row.caller.name == SANDBOX and not _has_key(row, key):
-                store.revoke(row.caller.key_id, now)
-        if key is not None and any(_has_key(row, key) for row in usable):
-            return key
-        return store.create(SANDBOX, ALL_SCOPES, None, now, key=key)[0]
-    finally:
-        engine.dispose()
+def _show_url(listener: socket.socket, path: str) -> str:
+    """Return the gateway's URL as a browser on this machine may use it."""
+    host, port = listener.getsockname()[:2]
+    host = LOOPBACK.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
-def _claim(engine: Engine, *, fresh: bool) -> None:
-    """Mark a fresh database as a sandbox's. Raises StartRefused if it is neither fresh nor marked.
-
-    The name of a key would be no mark: anybody may give a key that name.
-    """
-    with transaction(engine) as cursor:
-        cursor.execute("SELECT 1 FROM own_secrets WHERE name = ?", (SANDBOX,))
-        if cursor.fetchone() is not None:
-            return
-        if not fresh:
-            raise StartRefused(NOT_A_SANDBOX)
-        cursor.execute("INSERT INTO own_secrets (name, value) VALUES (?, ?)", (SANDBOX, b""))
-
-
-def _has_key(stored: StoredKey, key: str | None) -> bool:
-    if key is None:
-        return False
-    digest = key_format.digest(key)
-    return any(secrets.compare_digest(secret.hash, digest) for secret in stored.secrets)
-
-
-def _welcome(url: str, key: str, simulator: str) -> str:
+def _welcome(url: str, key: str, simulator: str, database_url: str) -> str:
+    # A user whom nobody has used: no earlier erasure, block or waiting item is in the way
     event = (
-        '{"userId":"user-1","event":"Purchase","value":9.99,"currencyCode":"EUR",'
-        '"params":{"sku":"A-1"}}'
+        f'{{"userId":"user-{secrets.token_hex(3)}","event":"Purchase","value":9.99,'
+        '"currencyCode":"EUR","params":{"sku":"A-1"}}'
     )
     headers = (
         f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -H 'Prefer: wait=10'"
@@ -163,8 +130,11 @@ def _welcome(url: str, key: str, simulator: str) -> str:
     return f"""
 The gateway's sandbox: everything is real except Leanplum, which is a simulator on this machine.
 
+  Console     {url}/console   (sign in with the key)
   API pages   {url}/docs
   Simulator   {simulator}/_simulator/requests   (what Leanplum would have received)
+  Faults      {simulator}/_simulator/faults   (what can go wrong, with a command for each)
+  Database    {mask_url(database_url)}   (--reset empties it)
   Your key    {key}   (new at each start)
 
 Post a purchase and see it delivered:

@@ -296,6 +296,11 @@ class Settings(BaseSettings):
     gateway_retry_window: Seconds = Field(
         86_400, description="age at which an undelivered item expires"
     )
+    gateway_retry_max_seconds: Seconds = Field(
+        900,
+        description="longest pause between two attempts to deliver an item, and between probes "
+        "while Leanplum is down or refuses the app",
+    )
     gateway_drain_seconds: Annotated[float, Duration] = Field(
         5, ge=0, le=86_400, description="time between SIGTERM and refusing new work"
     )

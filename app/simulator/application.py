@@ -14,6 +14,7 @@ from app.simulator.app_state import FILES_PATH
 from app.simulator.call import ReceivedRequest
 from app.simulator.call_flow import Simulator
 from app.simulator.config import SimulatorConfig
+from app.simulator.fault_catalog import FAULTS_PATH, fault_catalog
 from app.simulator.faults import InvalidFaultPlan, parse_faults
 from app.simulator.journal import JournalEntry
 from app.simulator.responses import SimulatedResponse
@@ -46,7 +47,7 @@ class LeanplumEndpoint:
             query=request.url.query,
             headers=dict(request.headers),
             body=await request.body(),
-            origin=f"{request.url.scheme}://{request.url.netloc}",
+            origin=_origin(request),
         )
         response = await self._simulator.answer(received)
         if response.hang_up and await _disconnect(receive):
@@ -85,9 +86,9 @@ class InspectionPages:
             ("PUT", "/_simulator/buckets/{bucket}/{name:path}", self.put_object),
             ("GET", "/_simulator/stats", self.stats),
             ("POST", "/_simulator/reset", self.reset),
-            ("POST", "/_simulator/faults", self.add_faults),
-            ("GET", "/_simulator/faults", self.faults),
-            ("DELETE", "/_simulator/faults", self.remove_faults),
+            ("POST", FAULTS_PATH, self.add_faults),
+            ("GET", FAULTS_PATH, self.faults),
+            ("DELETE", FAULTS_PATH, self.remove_faults),
         ]
         return [Route(path, handler, methods=[method]) for method, path, handler in table]
 
@@ -159,17 +160,26 @@ class InspectionPages:
         except ValueError as error:
             return _error(f"the body is not JSON: {error}", 400)
         self._simulator.faults.add(faults, self._simulator.clock())
-        return await self.faults(request)
+        return JSONResponse({"faults": self._active_faults()})
 
     async def faults(self, request: Request) -> Response:
-        """Show the faults that are active."""
-        active = self._simulator.faults.active(self._simulator.clock())
-        return JSONResponse({"faults": [fault.as_json() for fault in active]})
+        """Show the faults that are active, and every mode with a command that plans it."""
+        catalog = fault_catalog(_origin(request))
+        text = json.dumps({"faults": self._active_faults(), **catalog}, indent=2)
+        return Response(text, media_type="application/json")
 
     async def remove_faults(self, request: Request) -> Response:
-        """Remove all faults."""
+        """Remove all faults; responses that a fault delays are sent now."""
         self._simulator.faults.clear()
-        return JSONResponse({"faults": []})
+        return JSONResponse({"faults": self._active_faults()})
+
+    def _active_faults(self) -> list[dict[str, Any]]:
+        active = self._simulator.faults.active(self._simulator.clock())
+        return [fault.as_json() for fault in active]
+
+
+def _origin(request: Request) -> str:
+    return f"{request.url.scheme}://{request.url.netloc}"
 
 
 def _error(message: str, status: int) -> Response:

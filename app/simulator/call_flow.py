@@ -30,10 +30,12 @@ class Simulator:
     def __init__(self, config: SimulatorConfig, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self.clock = clock
+        self.faults = FaultPlan(config.seed)
         self.reset()
 
     def reset(self) -> None:
         """Restore the initial state, without any recorded calls or faults."""
+        self.faults.clear()
         self.world = World(self.config)
         self.journal = Journal(self.config.keep_requests)
         self.faults = FaultPlan(self.config.seed)
@@ -90,7 +92,7 @@ class Simulator:
         self.dev_mode_rate.check(call, distinct, now, self.config.texts)
         faults = self.faults.choose(call.items, users, now)
         if faults.delay:
-            await asyncio.sleep(faults.delay)
+            await self.faults.wait(faults.delay)
         outcomes = self._execute(call, key, faults)
         return self._respond(call, faults, outcomes)
 

@@ -37,8 +37,11 @@ class ResponseDraft:
 class CallMode:
     """A fault of a whole call; with `applied`, its actions are executed by default."""
 
+    description: str
     respond: Callable[[ResponseDraft], SimulatedResponse]
     applied: bool
+    has_message: bool = False
+    """The response has a text, which the fault's `message` replaces."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +51,33 @@ class EntryMode:
     With `first_only` it affects one entry of a call, unless the fault has a filter.
     """
 
+    description: str
     alter: Callable[[Entry, str, Texts], Entry]
     applied: bool
+    has_message: bool = False
     status: int | None = None
     first_only: bool = False
 
 
-def _refuse(status: int, text: Callable[[Texts], str]) -> CallMode:
+def _refuse(status: int, text: Callable[[Texts], str], description: str) -> CallMode:
     def respond(draft: ResponseDraft) -> SimulatedResponse:
         return refusal(draft.message or text(draft.texts), status)
 
-    return CallMode(respond, applied=False)
+    return CallMode(description, respond, applied=False, has_message=True)
 
 
-def _show_page(title: str, status: int, *, applied: bool = False) -> CallMode:
-    return CallMode(lambda draft: html_page(draft.message or title, status), applied)
+def _show_page(title: str, status: int, description: str, *, applied: bool = False) -> CallMode:
+    def respond(draft: ResponseDraft) -> SimulatedResponse:
+        return html_page(draft.message or title, status)
+
+    return CallMode(description, respond, applied, has_message=True)
 
 
-def _change_entries(change: Callable[[list[Entry]], list[Entry]]) -> CallMode:
-    return CallMode(lambda draft: envelope(change(draft.entries), draft.status), applied=True)
+def _change_entries(change: Callable[[list[Entry]], list[Entry]], description: str) -> CallMode:
+    def respond(draft: ResponseDraft) -> SimulatedResponse:
+        return envelope(change(draft.entries), draft.status)
+
+    return CallMode(description, respond, applied=True)
 
 
 def _truncate(draft: ResponseDraft) -> SimulatedResponse:
@@ -74,32 +85,57 @@ def _truncate(draft: ResponseDraft) -> SimulatedResponse:
     return replace(response, body=response.body[: len(response.body) // 2])
 
 
+def _answer_nothing(draft: ResponseDraft) -> SimulatedResponse:
+    return SimulatedResponse(draft.status, b"")
+
+
 def _disconnect(draft: ResponseDraft) -> SimulatedResponse:
     return SimulatedResponse(502, b"", HTML_TYPE, hang_up=True)
 
 
 CALL_MODES = {
-    "429": _refuse(429, lambda texts: texts.device_lock),
-    "408": _refuse(408, lambda texts: texts.dev_mode_rate_sdk),
-    "403-key": _refuse(403, lambda texts: texts.wrong_key),
-    "404-app": _refuse(404, lambda texts: texts.unknown_app),
-    "403-other": _refuse(403, lambda texts: texts.not_allowed),
-    "403-html": _show_page("403 Forbidden", 403),
-    "200-refused": _refuse(200, lambda texts: texts.dev_mode_rate),
-    "403-size": _refuse(403, lambda texts: texts.too_large),
-    "400": _refuse(400, lambda texts: texts.bad_request),
-    "451": _refuse(451, lambda texts: texts.blocked),
-    "500-html": _show_page("500 Server Error", 500),
-    "503": _show_page("503 Service Unavailable", 503),
-    "html-200": _show_page("Welcome", 200),
-    "applied-500": _show_page("500 Server Error", 500, applied=True),
-    "slow": _change_entries(list),
-    "truncated": CallMode(_truncate, applied=True),
-    "empty": CallMode(lambda draft: SimulatedResponse(draft.status, b""), applied=True),
-    "short": _change_entries(lambda entries: entries[:-1]),
-    "long": _change_entries(lambda entries: [*entries, {"success": True}]),
-    "shuffle": _change_entries(lambda entries: entries[::-1]),
-    "disconnect": CallMode(_disconnect, applied=True),
+    "429": _refuse(429, lambda texts: texts.device_lock, "The user has another call in flight."),
+    "408": _refuse(
+        408, lambda texts: texts.dev_mode_rate_sdk, "Too many requests, as SDKs are told."
+    ),
+    "403-key": _refuse(403, lambda texts: texts.wrong_key, "The client key is refused."),
+    "404-app": _refuse(404, lambda texts: texts.unknown_app, "The app id is unknown."),
+    "403-other": _refuse(
+        403, lambda texts: texts.not_allowed, "A refusal of the call in words that nobody knows."
+    ),
+    "403-html": _show_page("403 Forbidden", 403, "A firewall's page instead of an answer."),
+    "200-refused": _refuse(
+        200, lambda texts: texts.dev_mode_rate, "Success by its status, and one refusal of all."
+    ),
+    "403-size": _refuse(403, lambda texts: texts.too_large, "The batch is too large."),
+    "400": _refuse(400, lambda texts: texts.bad_request, "The request is invalid."),
+    "451": _refuse(451, lambda texts: texts.blocked, "The user is blocked."),
+    "500-html": _show_page("500 Server Error", 500, "An error page of the server."),
+    "503": _show_page("503 Service Unavailable", 503, "An error page of the load balancer."),
+    "html-200": _show_page("Welcome", 200, "Some page with status 200; nothing is done."),
+    "applied-500": _show_page(
+        "500 Server Error", 500, "An error page, although the actions were done.", applied=True
+    ),
+    "slow": _change_entries(list, "The usual answer after `delay` seconds."),
+    "truncated": CallMode(
+        "The actions are done; the JSON of the answer is cut in half.", _truncate, applied=True
+    ),
+    "empty": CallMode(
+        "The actions are done; the answer has no body.", _answer_nothing, applied=True
+    ),
+    "short": _change_entries(
+        lambda entries: entries[:-1], "The actions are done; the answer lacks the last entry."
+    ),
+    "long": _change_entries(
+        lambda entries: [*entries, {"success": True}],
+        "The actions are done; the answer has one entry too many.",
+    ),
+    "shuffle": _change_entries(
+        lambda entries: entries[::-1], "The actions are done; the entries are in reverse order."
+    ),
+    "disconnect": CallMode(
+        "The actions are done; the connection closes without an answer.", _disconnect, applied=True
+    ),
 }
 
 
@@ -144,13 +180,36 @@ def _remove_req_id(entry: Entry, message: str, texts: Texts) -> Entry:
 
 
 ENTRY_MODES = {
-    "warning": EntryMode(_add_warning, applied=True),
-    "error-with-success": EntryMode(_add_error_to_success, applied=False),
-    "success-false": EntryMode(_fail, applied=False),
-    "mixed-404": EntryMode(_fail_without_user, applied=False, status=404, first_only=True),
-    "redirect-item": EntryMode(_redirect_sdk, applied=False),
-    "wrong-reqid": EntryMode(_change_req_id, applied=True),
-    "no-reqid": EntryMode(_remove_req_id, applied=True),
+    "warning": EntryMode(
+        "The action is done, with a warning.", _add_warning, applied=True, has_message=True
+    ),
+    "error-with-success": EntryMode(
+        "The action is not done: success, but with an error.",
+        _add_error_to_success,
+        applied=False,
+        has_message=True,
+    ),
+    "success-false": EntryMode("The action is refused.", _fail, applied=False, has_message=True),
+    "mixed-404": EntryMode(
+        "One action is refused, and the status of the call is 404.",
+        _fail_without_user,
+        applied=False,
+        has_message=True,
+        status=404,
+        first_only=True,
+    ),
+    "redirect-item": EntryMode(
+        "The action is refused, and SDKs are sent to another host.",
+        _redirect_sdk,
+        applied=False,
+        has_message=True,
+    ),
+    "wrong-reqid": EntryMode(
+        "The action is done; its entry has the `reqId` of no action.", _change_req_id, applied=True
+    ),
+    "no-reqid": EntryMode(
+        "The action is done; its entry has no `reqId`.", _remove_req_id, applied=True
+    ),
 }
 
 MODES: dict[str, CallMode | EntryMode] = {**CALL_MODES, **ENTRY_MODES}

@@ -6,6 +6,8 @@ counts calls. The filters `userId`, `action` and `contains` (a text in an action
 fault of a whole call applies if one of the call's actions matches.
 """
 
+import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ class InvalidFaultPlan(Exception):
 
 @dataclass
 class PlannedFault:
-    """A planned fault; its fields are documented by CHECKS."""
+    """A planned fault; its fields are documented by PARAMETERS."""
 
     mode: str
     times: int | None = 1
@@ -56,27 +58,12 @@ class PlannedFault:
 
     def as_json(self) -> dict[str, Any]:
         """Return the fault in the form in which it can be posted."""
-        values = {name: getattr(self, attribute) for name, attribute in FIELDS.items()}
+        values = {
+            name: getattr(self, parameter.attribute) for name, parameter in PARAMETERS.items()
+        }
         return {
             name: value for name, value in values.items() if value is not None or name == "times"
         }
-
-
-FIELDS = {
-    "mode": "mode",
-    "times": "times",
-    "seconds": "seconds",
-    "userId": "user_id",
-    "action": "action",
-    "contains": "contains",
-    "probability": "probability",
-    "delay": "delay",
-    "retryAfter": "retry_after",
-    "message": "message",
-    "status": "status",
-    "applied": "applied",
-}
-"""Field of a posted fault: attribute of PlannedFault."""
 
 
 def contains_text(value: Any, text: str) -> bool:
@@ -113,6 +100,7 @@ class FaultPlan:
     def __init__(self, seed: int | None) -> None:
         self._faults: list[PlannedFault] = []
         self._random = random.Random(seed)
+        self._removed = asyncio.Event()
 
     def add(self, faults: Sequence[PlannedFault], now: float) -> None:
         """Add faults to the end of the plan."""
@@ -121,8 +109,16 @@ class FaultPlan:
         self._faults.extend(faults)
 
     def clear(self) -> None:
-        """Remove all faults."""
+        """Remove all faults, and end the delays of those that were applied."""
         self._faults.clear()
+        self._removed.set()
+        self._removed = asyncio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait as long as a fault delays a call, or until the faults are removed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._removed.wait()
 
     def active(self, now: float) -> list[PlannedFault]:
         """Return the faults that can still apply, and remove all others."""
@@ -177,24 +173,84 @@ def _is_retry_after(value: Any) -> bool:
     return _is_number(value)
 
 
-CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "mode": (lambda value: isinstance(value, str) and value in MODES, f"one of {', '.join(MODES)}"),
-    "times": (_is_count, "a whole number of 1 or more, or null (until removed)"),
-    "seconds": (_is_number, "a number of seconds for which the fault is active"),
-    "userId": (_is_text, "a string"),
-    "action": (_is_text, "a string"),
-    "contains": (_is_text, "a string that a name or value of the action contains"),
-    "probability": (lambda value: _is_number(value) and value <= 1, "a number from 0 to 1"),
-    "delay": (_is_number, "a number of seconds before the response"),
-    "retryAfter": (_is_retry_after, "a number of seconds, or the text of the header"),
-    "message": (_is_text, "a string"),
-    "status": (
-        lambda value: type(value) is int and 200 <= value <= 599,
-        "an HTTP status from 200 to 599",
+def _is_mode(value: Any) -> bool:
+    return isinstance(value, str) and value in MODES
+
+
+def _is_probability(value: Any) -> bool:
+    return _is_number(value) and value <= 1
+
+
+def _is_status(value: Any) -> bool:
+    return type(value) is int and 200 <= value <= 599
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A field of a posted fault: its check, what the check expects, and what the field is for."""
+
+    attribute: str
+    """The attribute of PlannedFault."""
+    is_valid: Callable[[Any], bool]
+    expected: str
+    description: str
+
+
+PARAMETERS = {
+    "mode": Parameter("mode", _is_mode, f"one of {', '.join(MODES)}", "What goes wrong."),
+    "times": Parameter(
+        "times",
+        _is_count,
+        "a whole number of 1 or more, or null (until removed)",
+        "Calls that it applies to; 1 unless set, null until the faults are removed.",
     ),
-    "applied": (lambda value: isinstance(value, bool), "true or false"),
+    "seconds": Parameter(
+        "seconds",
+        _is_number,
+        "a number of seconds for which the fault is active",
+        "Seconds for which it is active.",
+    ),
+    "userId": Parameter("user_id", _is_text, "a string", "Only actions of this user."),
+    "action": Parameter("action", _is_text, "a string", "Only this action, such as `track`."),
+    "contains": Parameter(
+        "contains",
+        _is_text,
+        "a string that a name or value of the action contains",
+        "Only actions with this text in a name or value.",
+    ),
+    "probability": Parameter(
+        "probability",
+        _is_probability,
+        "a number from 0 to 1",
+        "The chance, from 0 to 1, that it applies to a call or entry; 1 unless set.",
+    ),
+    "delay": Parameter(
+        "delay",
+        _is_number,
+        "a number of seconds before the response",
+        "Seconds before the response.",
+    ),
+    "retryAfter": Parameter(
+        "retry_after",
+        _is_retry_after,
+        "a number of seconds, or the text of the header",
+        "The `Retry-After` header of the response: seconds, or any text.",
+    ),
+    "message": Parameter(
+        "message", _is_text, "a string", "The text of the error, the warning or the page."
+    ),
+    "status": Parameter(
+        "status", _is_status, "an HTTP status from 200 to 599", "The HTTP status of the response."
+    ),
+    "applied": Parameter(
+        "applied", _is_truth, "true or false", "Whether the actions are done in spite of the fault."
+    ),
 }
-"""Field of a posted fault: its check, and what is expected."""
+"""The fields of a posted fault, by name."""
 
 
 def parse_faults(plan: Any) -> list[PlannedFault]:
@@ -210,12 +266,12 @@ def _parse_fault(index: int, given: Any) -> PlannedFault:
     if not isinstance(given, dict) or "mode" not in given:
         raise InvalidFaultPlan(f"{path}: expected an object with a mode")
     for name, value in given.items():
-        if name not in CHECKS:
-            raise InvalidFaultPlan(f"{path}: unknown field {name!r}; known: {', '.join(CHECKS)}")
-        is_valid, expected = CHECKS[name]
-        if not is_valid(value):
-            raise InvalidFaultPlan(f"{path}.{name}: expected {expected}")
+        if name not in PARAMETERS:
+            known = ", ".join(PARAMETERS)
+            raise InvalidFaultPlan(f"{path}: unknown field {name!r}; known: {known}")
+        if not PARAMETERS[name].is_valid(value):
+            raise InvalidFaultPlan(f"{path}.{name}: expected {PARAMETERS[name].expected}")
     if given["mode"] == "slow" and "delay" not in given:
         raise InvalidFaultPlan(f"{path}: slow needs a delay in seconds")
-    attributes = {FIELDS[name]: value for name, value in given.items()}
+    attributes = {PARAMETERS[name].attribute: value for name, value in given.items()}
     return PlannedFault(**{"applied": MODES[given["mode"]].applied, **attributes})

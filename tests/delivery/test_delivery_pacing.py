@@ -50,6 +50,14 @@ def test_an_open_circuit_lets_one_probe_through_after_a_wait_that_doubles_up_to_
     assert waits == [2, 4, 8, 16, 32, *[LONGEST_SECONDS] * 3]
 
 
+def test_the_longest_wait_of_a_circuit_can_be_shorter() -> None:
+    circuit, now = Circuit(shortest=2.0, held=15.0, longest=3.0), 0.0
+    for _ in range(FAILURES + 3):
+        circuit.note_failure(now)
+        now += 3.0
+        assert circuit.max_in_flight(now) in (1, None)
+
+
 def test_calls_that_were_in_flight_when_the_circuit_opened_do_not_lengthen_its_wait() -> None:
     circuit = opened()
     for _ in range(10):

@@ -105,6 +105,17 @@ def test_jitter_is_full_its_extremes_are_the_bounds(attempt: int) -> None:
     assert policy.wait(attempt, 1 - 2**-53) == pytest.approx(min(900.0, 2.0 * 2.0**attempt))
 
 
+@given(attempt=st.integers(0, 40), chance=CHANCE, longest=st.floats(0.01, 10_000))
+def test_no_pause_is_longer_than_the_setting_says(
+    attempt: int, chance: float, longest: float
+) -> None:
+    policy, usual = RetryPolicy(window=7.0).bounded(longest), RetryPolicy(window=7.0)
+    assert policy.wait(attempt, chance) <= longest
+    assert policy.held == min(usual.held, longest)
+    assert policy.probe == min(usual.probe, longest)
+    assert usual.bounded(900) == usual
+
+
 @given(attempt=st.integers(0, 40), chance=CHANCE, after=st.floats(0, 3600))
 def test_leanplums_wish_of_when_to_come_back_is_honoured(
     attempt: int, chance: float, after: float

@@ -15,12 +15,9 @@ import pytest
 
 from tests.support.openapi import DOCUMENT, parameters_of
 from tests.support.processes import ROOT, Process, serving
+from tests.support.sandbox import NO_LEANPLUM
 from tests.support.wait import until
 
-NO_LEANPLUM: dict[str, str | None] = {
-    **dict.fromkeys(("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY", "LEANPLUM_API_URL")),
-    "GATEWAY_SANDBOX_PORT": "0",  # sandboxes run beside each other
-}
 COMMAND = re.compile(r"^curl (?:.*\\\n)*.*$", re.MULTILINE)
 WRITES = [
     (method, path)

@@ -3,12 +3,15 @@
 """
 
 import json
+import shlex
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
 from app.simulator.fault_effects import MODES, WRONG_REQ_ID
+from tests.support.wait import until
 
 from .client import Json, Talk, event, message
 
@@ -202,7 +205,7 @@ def test_times_null_strikes_until_the_plan_is_removed(leanplum: Talk) -> None:
 def test_seconds_bounds_how_long_a_fault_stays(leanplum: Talk) -> None:
     leanplum.plan({"mode": "503", "times": None, "seconds": 0})
     assert leanplum.track().status_code == 200
-    assert leanplum.http.get("/_simulator/faults").json() == {"faults": []}
+    assert leanplum.http.get("/_simulator/faults").json()["faults"] == []
 
 
 def test_a_fault_for_an_action_leaves_other_calls_alone(leanplum: Talk) -> None:
@@ -277,7 +280,7 @@ def test_every_mode_strikes_a_lone_action_too(leanplum: Talk, mode: str) -> None
             leanplum.track()
     else:
         leanplum.track(reqId="r")
-    assert leanplum.http.get("/_simulator/faults").json() == {"faults": []}
+    assert leanplum.http.get("/_simulator/faults").json()["faults"] == []
 
 
 @pytest.mark.parametrize(
@@ -303,6 +306,49 @@ def test_a_wrong_plan_is_refused_as_a_whole_with_the_reason(
     assert answer.status_code == 400
     assert text in answer.json()["error"]["message"]
     assert leanplum.track().status_code == 200
+
+
+def test_the_list_has_every_mode_with_a_description_and_its_parameters(leanplum: Talk) -> None:
+    listed = leanplum.http.get("/_simulator/faults").json()
+    assert [mode["mode"] for mode in listed["modes"]] == list(MODES)
+    for mode in listed["modes"]:
+        assert mode["description"].endswith(".")
+        assert set(mode["parameters"]) <= listed["parameters"].keys()
+        assert set(mode["example"]["faults"][0]) <= {*mode["parameters"]}
+    assert all(text.endswith(".") for text in listed["parameters"].values())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_command_of_a_mode_plans_it_and_that_of_removal_removes_it(
+    leanplum: Talk, mode: str
+) -> None:
+    listed = leanplum.http.get("/_simulator/faults").json()
+    (described,) = [each for each in listed["modes"] if each["mode"] == mode]
+    words = shlex.split(described["curl"])
+    assert words[:2] == ["curl", "-sS"]
+    planned = httpx.post(words[2], content=words[-1], trust_env=False).json()
+    assert planned["faults"][0].items() >= described["example"]["faults"][0].items()
+    assert planned["faults"][0]["mode"] == mode
+    *_, method, url = shlex.split(listed["remove"])
+    assert httpx.request(method, url, trust_env=False).json() == {"faults": []}
+
+
+def test_a_mode_without_a_text_of_its_own_takes_no_message(leanplum: Talk) -> None:
+    modes = {mode["mode"]: mode for mode in leanplum.http.get("/_simulator/faults").json()["modes"]}
+    assert "message" in modes["503"]["parameters"]
+    assert "message" not in modes["empty"]["parameters"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "faults"), ("POST", "reset")])
+def test_removing_the_faults_sends_the_responses_that_they_delay(
+    leanplum: Talk, method: str, path: str
+) -> None:
+    leanplum.plan({"mode": "slow", "delay": 300})
+    with ThreadPoolExecutor() as pool:
+        delayed = pool.submit(leanplum.multi, A)
+        until(lambda: leanplum.requests() != [])
+        leanplum.http.request(method, f"/_simulator/{path}").raise_for_status()
+        assert delayed.result(timeout=20).status_code == 200
 
 
 def test_a_plan_that_is_no_json_is_refused(leanplum: Talk) -> None:

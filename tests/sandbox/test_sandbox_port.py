@@ -13,11 +13,8 @@ from app.server.sandbox import start_simulator
 from app.settings import Settings
 from app.simulator import SimulatorConfig
 from tests.support.processes import ended, serving, stats
+from tests.support.sandbox import NO_LEANPLUM
 from tests.support.wait import free_port
-
-NO_LEANPLUM: dict[str, str | None] = dict.fromkeys(
-    ("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY", "LEANPLUM_API_URL")
-)
 
 
 @pytest.fixture
@@ -28,9 +25,8 @@ def taken() -> Iterator[int]:
 
 def test_the_simulator_listens_on_the_port_that_is_set(tmp_path: Path) -> None:
     port = free_port()
-    with serving(
-        tmp_path, "", "--sandbox", **NO_LEANPLUM, GATEWAY_SANDBOX_PORT=str(port)
-    ) as gateway:
+    chosen = NO_LEANPLUM | {"GATEWAY_SANDBOX_PORT": str(port)}
+    with serving(tmp_path, "", "--sandbox", **chosen) as gateway:
         assert f"http://127.0.0.1:{port}/_simulator/requests" in gateway.output.read_text()
         assert isinstance(stats(f"http://127.0.0.1:{port}"), dict)
 
