@@ -6,5 +6,7 @@
 - `routes`: routes whose errors are pages
 - `pages`: templates, and the headers of every page
 - `navigation`: the table of pages
-- `sign_in`, `overview`, `unknown`: one module per page, with its template in `templates/`
+- `polling`, `streams`: reading of what changes, once for all who look; server-sent events
+- `tail`: the last items that were accepted and settled
+- `sign_in`, `overview`, `live`, `unknown`: one module per page, with its template in `templates/`
 """

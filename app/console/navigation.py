@@ -17,4 +17,7 @@ class Page(NamedTuple):
         return path == self.path or (self.path != "" and path.startswith(f"{self.path}/"))
 
 
-PAGES = (Page("Overview", ""),)
+PAGES = (
+    Page("Overview", ""),
+    Page("Live", "/live", Scope.RECEIPTS_READ),
+)

@@ -28,6 +28,11 @@ HEADERS: Mapping[str, str] = {
 }
 
 
+def asset_path(name: str) -> str:
+    """Return the path of a static file."""
+    return f"/assets/{name}"
+
+
 class Pages:
     """The renderer of pages. What is inserted into a template is escaped."""
 
@@ -40,7 +45,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.filters |= FILTERS
-        self._environment.globals |= {"TOKEN_FIELD": TOKEN_FIELD}
+        self._environment.globals |= {"TOKEN_FIELD": TOKEN_FIELD, "asset_path": asset_path}
 
     def render(
         self, template: str, visitor: Visitor, *, status: int = 200, **values: Any
@@ -81,6 +86,17 @@ def _time(milliseconds: int | None) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _clock(milliseconds: int) -> str:
+    """Return the time of day of a time (epoch milliseconds), in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%H:%M:%S")
+
+
+def _subject(subject: str) -> str:
+    """Return a user or device of an item as it is shown; what was erased has no name."""
+    kind = {"u": "", "d": "device "}.get(subject[:1])
+    return "erased" if kind is None else f"{kind}{subject[1:]}"
+
+
 def _number(value: int | None) -> str:
     """Return a number with its thousands apart."""
     return "–" if value is None else f"{value:,}"
@@ -101,4 +117,11 @@ def _duration(milliseconds: float | None) -> str:
     return f"{seconds} s"
 
 
-FILTERS = {"time": _time, "instant": instant, "number": _number, "duration": _duration}
+FILTERS = {
+    "clock": _clock,
+    "duration": _duration,
+    "instant": instant,
+    "number": _number,
+    "subject": _subject,
+    "time": _time,
+}

@@ -4,12 +4,14 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from app.console.access import ConsoleAccess, SignedOut
 from app.console.pages import Pages, redirect
-from app.errors import GatewayError
+from app.errors import Fault, GatewayError, Invalid
 from app.http import context_of, problems
+from app.ingest import parameter_sentence
 
 Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -38,13 +40,31 @@ class ConsoleRoute(APIRoute):
 
         async def handle_with_pages(request: Request) -> Response:
             try:
-                return await handle(request)
+                try:
+                    return await handle(request)
+                except RequestValidationError as error:
+                    raise await _invalid(request, error) from None
             except SignedOut:
                 return redirect(context_of(request.scope).prefix, "/sign-in")
             except GatewayError as error:
                 return error_page(request, error)
 
         return handle_with_pages
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> GatewayError:
+    """Return the error of a page whose query is invalid.
+
+    FastAPI validates before the visitor is authenticated, so that is done first here.
+    """
+    console: Console = request.state.console
+    await console.access.enter(request, f"{request.method} {request.scope['route'].path}")
+    return Invalid(
+        tuple(
+            Fault(str(fault["loc"][-1]), parameter_sentence(fault), "parameter", "parameter")
+            for fault in error.errors()
+        )
+    )
 
 
 def console_router(dependencies: Any = ()) -> APIRouter:

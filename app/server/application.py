@@ -24,7 +24,7 @@ from app.api import (
 )
 from app.compat.leanplum_sdk import endpoint as sdk
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
-from app.console import overview, sign_in, unknown
+from app.console import live, overview, sign_in, unknown
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.ingest import parameter_sentence, pointer
@@ -52,6 +52,7 @@ ROUTERS = (
     operations.router,
     sign_in.router,
     overview.router,
+    live.router,
     unknown.router,  # the last one of the console's: it takes every path
 )
 

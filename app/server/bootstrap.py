@@ -74,6 +74,7 @@ class Services(NamedTuple):
     enrichment: EnrichmentService
     ingest: Ingest
     keys: KeyStore
+    lifecycle: Lifecycle
     limiter: RateLimiter
     macs: records.AuditMacs
     metrics: Metrics
@@ -212,6 +213,7 @@ async def gateway(
                     enrichment=enrichment,
                     ingest=Ingest(core.outbox, enrichment, tracking, pseudonyms.of_all, metrics),
                     keys=keys,
+                    lifecycle=lifecycle,
                     limiter=limiter,
                     macs=core.audit.macs,
                     metrics=metrics,

@@ -10,9 +10,11 @@ from app.compat.leanplum_sdk import endpoint, execute, relayed_entries, transfer
 from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
 from app.compat.segment.execute import MessageExecutor
 from app.console.access import ConsoleAccess
+from app.console.live import LiveReader
 from app.console.overview import OverviewReader
 from app.console.pages import Pages
 from app.console.routes import Console
+from app.console.streams import Streams
 from app.enrichment.relayed_calls import RelayedCallPrivacy
 from app.http import JobFacts
 from app.receipts import ReceiptService
@@ -35,6 +37,7 @@ class Handlers(NamedTuple):
     segment: SegmentEndpoint
     console: Console
     overview: OverviewReader
+    live: LiveReader
 
 
 def handlers_of(services: Services) -> Handlers:
@@ -47,6 +50,11 @@ def handlers_of(services: Services) -> Handlers:
     credentials = BodyCredentials(
         authenticator, limiter, bodies, max_held_bytes=settings.gateway_max_held_bytes
     )
+    access = ConsoleAccess(
+        authenticator, limiter, services.directory, bodies, services.sessions, services.apps
+    )
+    pages, streams = Pages(), Streams(access)
+    services.lifecycle.on_drain.append(streams.close)
     return Handlers(
         items=events.ItemHandler(authenticator, bodies, services.ingest, receipt_service),
         batches=batch.BatchHandler(
@@ -116,11 +124,7 @@ def handlers_of(services: Services) -> Handlers:
             ),
             MessageExecutor(services.ingest, services.enrichment, services.metrics),
         ),
-        console=Console(
-            ConsoleAccess(
-                authenticator, limiter, services.directory, bodies, services.sessions, services.apps
-            ),
-            Pages(),
-        ),
+        console=Console(access, pages),
         overview=OverviewReader(outbox, services.metrics),
+        live=LiveReader(outbox, pages, streams),
     )

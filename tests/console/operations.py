@@ -31,6 +31,9 @@ def needs(*scopes: Scope) -> frozenset[Scope]:
 OPERATIONS = (
     Operation("GET", ""),
     Operation("POST", "/sign-out"),
+    Operation("GET", "/live", needs(Scope.RECEIPTS_READ)),
     Operation("GET", "/{path:path}", done=frozenset({404})),
 )
 PUBLIC = {("GET", "/sign-in"), ("POST", "/sign-in")}
+# They go on without end, so that they are tested apart (test_console_live.py).
+STREAMS = (Operation("GET", "/live/stream", needs(Scope.RECEIPTS_READ)),)

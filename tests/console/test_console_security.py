@@ -5,7 +5,7 @@ from fastapi.routing import APIRoute
 
 from app.model import Scope
 from app.server.application import ROUTERS
-from tests.console.operations import OPERATIONS, PUBLIC, Operation
+from tests.console.operations import OPERATIONS, PUBLIC, STREAMS, Operation
 from tests.console.visitor import ORIGIN, ConsoleVisitor, signed_in
 from tests.support.gateway import Talk
 
@@ -35,7 +35,7 @@ def sent(visitor: ConsoleVisitor, operation: Operation) -> int:
 @pytest.fixture(scope="module")
 def keys(gateway: Talk) -> dict[frozenset[Scope], str]:
     """Keys by their scopes besides `console:read`: what an operation needs, or all but one."""
-    wanted = {operation.scopes for operation in OPERATIONS}
+    wanted = {operation.scopes for operation in (*OPERATIONS, *STREAMS)}
     wanted |= {frozenset(Scope) - {Scope.CONSOLE_READ, scope} for scope in Scope}
     return {scopes: gateway.create_key(Scope.CONSOLE_READ, *sorted(scopes))[1] for scopes in wanted}
 
@@ -48,7 +48,8 @@ def test_every_route_of_the_console_is_in_the_table() -> None:
         if isinstance(route, APIRoute) and route.path.startswith("/console")
         for method in route.methods or ()
     }
-    listed = {(operation.method, operation.path.partition("?")[0]) for operation in OPERATIONS}
+    rows = (*OPERATIONS, *STREAMS)
+    listed = {(operation.method, operation.path.partition("?")[0]) for operation in rows}
     assert served == listed | PUBLIC
 
 
@@ -61,7 +62,11 @@ def test_a_key_with_exactly_the_scopes_may(
 
 @pytest.mark.parametrize(
     ("operation", "missing"),
-    [(operation, scope) for operation in OPERATIONS for scope in sorted(operation.scopes)],
+    [
+        (operation, scope)
+        for operation in (*OPERATIONS, *STREAMS)
+        for scope in sorted(operation.scopes)
+    ],
 )
 def test_a_key_with_every_scope_but_one_that_is_needed_may_not(
     gateway: Talk, keys: dict[frozenset[Scope], str], operation: Operation, missing: Scope
@@ -70,7 +75,7 @@ def test_a_key_with_every_scope_but_one_that_is_needed_may_not(
     assert sent(visitor, operation) == 403
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=named)
+@pytest.mark.parametrize("operation", [*OPERATIONS, *STREAMS], ids=named)
 def test_without_a_session_nothing_is_done(gateway: Talk, operation: Operation) -> None:
     answer = ConsoleVisitor(gateway).send(operation.method, operation.path, data=operation.form)
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in")
