@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from app.cli.common import engine_to_write, load_settings, milliseconds, read_only, with_options
+from app.cli.items import leanplum_words
 from app.cli.output import AsJson, print_json, print_rows, print_text
 from app.cli.progress import progress
 from app.clock import now_ms
@@ -32,7 +33,6 @@ dead_letters_cli = typer.Typer(
 PAGE = 1_000
 SHOWN_IDS = 10
 HEADER = ("APP", "ID", "STATUS", "ACTION", "SETTLED", "REASON")
-UNREADABLE = "(encrypted with a key that is not configured)"
 DONE = {"replay": "queued again", "discard": "discarded"}
 Act = Literal["replay", "discard"]
 
@@ -82,13 +82,8 @@ def list_dead_letters(selection: Selection, as_json: AsJson = False) -> None:
 
 
 def _row(receipt: dict[str, Any]) -> tuple[str, ...]:
-    if receipt.get("leanplumUnreadable"):
-        reason = UNREADABLE
-    else:
-        answer = receipt["leanplum"]
-        reason = " ".join(str(answer.get("error") or answer.get("warning") or "-").split())
     columns = [receipt[name] for name in ("app", "id", "status", "action", "settledAt")]
-    return (*columns, reason)
+    return (*columns, leanplum_words(receipt))
 
 
 @dead_letters_cli.command("replay")

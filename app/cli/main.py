@@ -10,7 +10,18 @@ import typer
 from typer.main import get_command
 
 from app import __version__
-from app.cli import audit, dead_letters, keys, operations, plan, serve
+from app.cli import (
+    audit,
+    dead_letters,
+    keys,
+    operations,
+    plan,
+    receipts,
+    send,
+    serve,
+    status,
+    tail,
+)
 from app.cli.output import NAME, flush, print_notice, print_text
 from app.errors import GatewayError, StartRefused
 from app.server import memory_dumps
@@ -23,8 +34,9 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
 )
-for module in (serve, operations):
+for module in (serve, operations, status, send, tail):
     module.register(cli)
+cli.add_typer(receipts.receipts_cli, name="receipts")
 cli.add_typer(keys.keys_cli, name="keys")
 cli.add_typer(dead_letters.dead_letters_cli, name="dead-letters")
 cli.add_typer(audit.audit_cli, name="audit")

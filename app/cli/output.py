@@ -7,6 +7,7 @@ result goes to standard error, in lines that begin with `leanplum-gateway:`.
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 NAME = "leanplum-gateway"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table")]
 PAGE_ROWS = 1_000  # rows of a table that are aligned with each other
+# A time as the API has it; for people without milliseconds, and in two parts that may be wrapped
+INSTANT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{3}Z")
 CLOSED_PIPE = 141  # what a shell reports for a command that a closed pipe has ended
 
 
@@ -97,12 +100,12 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for title in header:
         # A cell that is too wide goes on in the next line: an id can be read and copied
         table.add_column(title, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(INSTANT.sub(r"\1 \2Z", cell)) for cell in row))
     return table
 
 

@@ -26,7 +26,7 @@ def receipt_document(
         "id": receipt.id,
         "action": receipt.action,
         **_named("event", receipt.event),
-        **_user_or_device(receipt.subject),
+        **user_or_device(receipt.subject),
         "status": receipt.status,
         "acceptedAt": instant(receipt.accepted_at),
         "attempts": receipt.attempts,
@@ -61,8 +61,8 @@ def _named(name: str, value: str | None) -> dict[str, str]:
     return {} if value is None else {name: value}
 
 
-def _user_or_device(subject: str) -> dict[str, str]:
-    """Return the field with the user or device; erased subjects have none."""
+def user_or_device(subject: str) -> dict[str, str]:
+    """Return the field of a receipt with the user or device; erased subjects have none."""
     kind = {"u": "userId", "d": "deviceId"}.get(subject[0])
     return {} if kind is None else {kind: subject[1:]}
 

@@ -37,7 +37,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 Seen = dict[str, bytes]
 Day = tuple[Process, Seen, str]
 # Three don't end; the document is looked at where it is served
-NOT_RUN = {"serve", "deliver", "simulate", "openapi"}
+NOT_RUN = {"serve", "deliver", "simulate", "openapi", "tail"}
 
 
 def bodies() -> list[tuple[str, str, Any]]:

@@ -1,0 +1,43 @@
+"""The names of the apps that items belong to, found without a walk through all items."""
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection, func, select
+
+from app import ids
+from app.database.tables import acceptances, item_ids, items
+
+
+def apps_of_id(connection: Connection, item_id: str) -> list[str]:
+    """Return the apps in which an item may have this id, given by a caller or generated."""
+    names = [*_apps_with_given_ids(connection), *_app_of_generated_id(connection, item_id)]
+    return list(dict.fromkeys(names))
+
+
+def apps_of(connection: Connection, seqs: Sequence[int]) -> dict[int, str]:
+    """Return the app of each item, by its sequence number."""
+    query = select(items.c.seq, acceptances.c.app).join(
+        acceptances, acceptances.c.first_seq == items.c.acceptance
+    )
+    rows = connection.execute(query.where(items.c.seq.in_(seqs)))
+    return {row.seq: row.app for row in rows}
+
+
+def _apps_with_given_ids(connection: Connection) -> Iterator[str]:
+    """Yield the apps that have ids from callers: one step in the index of ids for each app."""
+    name: str | None = ""
+    while name is not None:
+        following = select(func.min(item_ids.c.app)).where(item_ids.c.app > name)
+        name = connection.execute(following).scalar()
+        if name is not None:
+            yield name
+
+
+def _app_of_generated_id(connection: Connection, item_id: str) -> list[str]:
+    parsed = ids.parse(item_id)
+    if parsed is None:
+        return []
+    prefix, seq = parsed
+    query = select(acceptances.c.app).join(items, items.c.acceptance == acceptances.c.first_seq)
+    matching = query.where(items.c.seq == seq, acceptances.c.prefix == prefix)
+    return list(connection.execute(matching).scalars())
