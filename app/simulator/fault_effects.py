@@ -96,7 +96,7 @@ def _disconnect(draft: ResponseDraft) -> SimulatedResponse:
 CALL_MODES = {
     "429": _refuse(429, lambda texts: texts.device_lock, "The user has another call in flight."),
     "408": _refuse(
-        408, lambda texts: texts.dev_mode_rate_sdk, "Too many requests, as SDKs are told."
+        408, lambda texts: texts.dev_mode_rate_sdk, "Too many requests, in the words for SDKs."
     ),
     "403-key": _refuse(403, lambda texts: texts.wrong_key, "The client key is refused."),
     "404-app": _refuse(404, lambda texts: texts.unknown_app, "The app id is unknown."),

@@ -84,7 +84,7 @@ def test_a_mode_has_the_effect_that_the_page_says_and_is_over_once_removed(
     item = Item(running, f"rehearsal-{mode}")
     receipt = item.becomes(status)
     if status not in WAITING:
-        assert ("warning" in receipt["leanplum"]) == ("leanplum.warning" in effect)
+        assert ("warning" in receipt["leanplum"]) == ("with a warning" in effect)
     running.run(REMOVE)
     if status == "rejected":
         item.replay()
