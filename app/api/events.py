@@ -450,40 +450,24 @@ PATH_PARAMETERS = {
 }
 
 
-# Values that the documentation pages fill in. Erasures and blocks have users of their own, so that
-# trying them does not break the other examples.
-EXAMPLES = {"userId": "user-1", "deviceId": "device-1", "messageId": "1002", "campaignId": "1002"}
-EXAMPLE_USERS = {
-    "deleteUser": "user-to-erase",
-    "block": "user-to-block",
-    "unblock": "user-to-block",
-}
-
-
-def documented_parameters(
-    path: str, described: Mapping[str, str], action: str = ""
-) -> list[dict[str, Any]]:
+def documented_parameters(path: str, described: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the OpenAPI parameters of a path."""
-    return [_path_parameter(name, described[name], action) for name in re.findall(r"{(\w+)}", path)]
-
-
-def _path_parameter(name: str, description: str, action: str) -> dict[str, Any]:
-    parameter: dict[str, Any] = {
-        "name": name,
-        "in": "path",
-        "required": True,
-        "description": description,
-    }
-    example = EXAMPLE_USERS.get(action) if name == "userId" else None
-    if example is not None or name in EXAMPLES:
-        parameter["example"] = example or EXAMPLES[name]
-    return parameter | {"schema": {"type": "string"}}
+    return [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": described[name],
+            "schema": {"type": "string"},
+        }
+        for name in re.findall(r"{(\w+)}", path)
+    ]
 
 
 def _add_route(write: Write) -> None:
     action = ACTIONS[write.action]
     required = bool(action.required - set(re.findall(r"{(\w+)}", write.path)))
-    parameters = documented_parameters(write.path, PATH_PARAMETERS, write.action)
+    parameters = documented_parameters(write.path, PATH_PARAMETERS)
     if write.action == "deleteUser":
         parameters.append(ERASURE)
     tag = Tag.EVENTS_AND_USERS

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import orjson
 from fastapi import APIRouter, Depends, Path, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import TypeAdapter
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -468,6 +468,8 @@ def _add_route(call: PassthroughCall) -> None:
         tags=[_tag(call, action)],
         summary=call.summary,
         description=_description(action),
+        # Without a media type, a file is not documented as JSON.
+        response_class=Response if call.action == "downloadFile" else JSONResponse,
         responses=_responses(call, action),
         openapi_extra=_documented_input(call, action),
     )

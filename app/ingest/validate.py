@@ -27,7 +27,7 @@ from app.errors import Fault, Invalid
 from app.ingest.event_names import NAME_FIELDS, event_name
 from app.ingest.faults import MAX_FAULTS, as_sent, found_by
 from app.leanplum.actions import ACCEPTED_ACTIONS, About, Action
-from app.leanplum.values import Text, Time
+from app.leanplum.values import Text, Time, described
 from app.model import NO_NOTES, KeyKind, NewItem, Notes, Scope
 
 # Item fields that only enrichment reads; they are neither stored nor sent on.
@@ -132,7 +132,8 @@ class QueuedAction:
 def _in_batch(action: Action) -> Any:
     """Return the shape of an item in a batch: its shape alone, and the name of its action."""
     name = f"{action.name[0].upper()}{action.name[1:]}Item"
-    annotations = {"__annotations__": {"action": Required[Literal[action.name]]}}
+    name_of_action: Any = Annotated[Literal[action.name], described("Leanplum's action.")]
+    annotations = {"__annotations__": {"action": Required[name_of_action]}}
     made: Any = types.new_class(
         name, (action.shape,), {"total": False}, lambda body: body.update(annotations)
     )
@@ -158,29 +159,22 @@ ITEM_ACTIONS = {
 }
 
 
+EXAMPLE_ITEMS = [
+    {"action": "track", "userId": "user-1", "event": "Purchase", "value": 9.99},
+    {"action": "setUserAttributes", "userId": "user-1", "userAttributes": {"plan": "pro"}},
+    {"action": "advance", "userId": "user-1", "state": "Checkout"},
+]
+
+
 class Batch(TypedDict):
     """A batch of items of any actions, mixed."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic
         extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "items": [
-                        {"action": "track", "userId": "user-1", "event": "Purchase", "value": 9.99},
-                        {
-                            "action": "setUserAttributes",
-                            "userId": "user-1",
-                            "userAttributes": {"plan": "pro"},
-                        },
-                        {"action": "advance", "userId": "user-1", "state": "Checkout"},
-                    ]
-                }
-            ]
-        },
+        json_schema_extra={"examples": [{"items": EXAMPLE_ITEMS}]},
     )
     # After the first fault a batch is read again, item by item
-    items: Annotated[list[BatchItem], FailFast()]
+    items: Annotated[list[BatchItem], FailFast(), described("The items.", [EXAMPLE_ITEMS[0]])]
 
 
 BATCH: TypeAdapter[Any] = TypeAdapter(Batch)

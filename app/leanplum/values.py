@@ -44,6 +44,8 @@ def _name_pattern() -> str:
 
 
 NAME = _name_pattern()
+NAME_OR_EMPTY = f"^$|{NAME}"
+MAX_NAME = 139
 TEXT = r"^[^\x00]*$"
 USER_ID = "^[^\n\r\\x00'\"]*$"
 DEVICE_ID = r"^[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x26\x28-\x2b\x2d-\x5a\x5c-\x7f]*$"
@@ -178,7 +180,12 @@ def _rfc3339(value: str) -> float:
         raise PydanticCustomError("time", "must be a valid date and time") from None
 
 
-Name = Annotated[str, Field(min_length=1, max_length=139, pattern=NAME, strict=True)]
+def described(description: str, *examples: Any) -> Any:
+    """Return the documentation of a field: its description and examples."""
+    return Field(description=description, examples=list(examples) or None)
+
+
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=NAME, strict=True)]
 Text = Annotated[str, Field(pattern=TEXT, strict=True)]
 Bool = Annotated[bool, Field(strict=True)]
 Int = Annotated[int, Field(strict=True, ge=-INT_LIMIT, lt=INT_LIMIT)]

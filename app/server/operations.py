@@ -3,6 +3,7 @@
 import json
 import re
 from base64 import b64encode
+from datetime import UTC, datetime
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -20,6 +21,7 @@ from app.database.engine import reason
 from app.database.writer import Writer
 from app.errors import NotFound, StorageUnavailable
 from app.http import (
+    JSON,
     PROBLEMS,
     VARY_BY_PREFIX,
     Problem,
@@ -29,6 +31,7 @@ from app.http import (
     example,
     problem_responses,
 )
+from app.server.openapi.document import with_current_dates
 from app.telemetry import Metrics
 from app.tracking.plan.validate import NO_PLANS
 from app.tracking.service import Tracking
@@ -256,10 +259,11 @@ def add_documentation(app: FastAPI) -> None:
     app.mount("/assets", StaticFiles(directory=str(files("app.server") / "assets")), name="assets")
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def openapi(request: Request) -> JSONResponse:
+    async def openapi(request: Request) -> Response:
         prefix = _prefix(request, "GET /openapi.json")
         servers = {"servers": [{"url": prefix or "/"}]}
-        return JSONResponse(app.openapi() | servers, headers=VARY_BY_PREFIX)
+        content = with_current_dates(app.openapi() | servers, datetime.now(UTC).date())
+        return Response(content, headers=VARY_BY_PREFIX, media_type=JSON)
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:

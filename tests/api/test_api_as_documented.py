@@ -131,6 +131,8 @@ def test_an_answer_is_one_of_the_document_s(
     def held(case: Case[Any]) -> None:
         nonlocal count
         count += 1
+        # Nearly every name is one of no app, and would hide what else is answered.
+        case.headers.pop("X-Leanplum-App", None)
         answer = case.call(base_url=gateway.url, session=session, timeout=30)
         case.validate_response(answer, checks=[no_failure, *HELD])
 

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
+from datetime import date, timedelta
 from typing import Annotated, Any
 
 import orjson
@@ -10,11 +12,20 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import Field, TypeAdapter
 
 from app.api.schemas import DeadLetterChoice, KeyChange, KeyCreation, ProblemShape, Rotation
-from app.http import Tag
+from app.http import JSON, Tag
 from app.http.openapi_parts import REF
 from app.ingest.validate import Batch, BatchItem
 from app.leanplum.actions import ACTIONS
-from app.server.openapi.problems import add_problems, problems_of, remove_framework_error
+from app.leanplum.passthrough_parameters import EXAMPLE_END, EXAMPLE_START
+from app.model import APP_NAME
+from app.server.openapi.examples import add_parameter_examples, add_response_examples
+from app.server.openapi.problems import (
+    OF_ANY_CALL,
+    OF_PUBLIC_CALLS,
+    add_problems,
+    problems_of,
+    remove_framework_error,
+)
 from app.server.openapi.shared_parts import share_parts
 from app.server.openapi.tracking_plan import with_plans
 from app.tracking.plan.validate import NO_PLANS, Plans
@@ -27,7 +38,7 @@ PREVIEWED = Annotated[
                 "action": "track",
                 "userId": "user-1",
                 "event": "Purchase",
-                "params": {"basket": {"items": 3}},
+                "params": {"sku": "A-1"},
             }
         ]
     ),
@@ -75,9 +86,14 @@ def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
     for path, operation in _operations(document):
         remove_framework_error(operation["responses"])
         if path.startswith(PROTECTED):
-            add_problems(operation)
+            add_problems(operation, OF_ANY_CALL)
+            _add_app_header(operation)
         else:
+            add_problems(operation, OF_PUBLIC_CALLS)
             operation.setdefault("security", [])
+        add_parameter_examples(operation)
+        add_response_examples(document, operation)
+        _require_only_in_body(document, path, operation)
         _add_headers(operation)
     document["components"]["schemas"] = _without_titles(document["components"]["schemas"])
     document["paths"] = _without_titles(document["paths"])
@@ -85,6 +101,18 @@ def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
     share_parts(document)
     _remove_unused(document)
     return document
+
+
+def with_current_dates(document: dict[str, Any], today: date) -> bytes:
+    """Return the JSON of a document whose examples of exports are about the last week.
+
+    Leanplum refuses older days, so the fixed days of the document would not work for long.
+    """
+    text = orjson.dumps(document)
+    for days, fixed in ((7, EXAMPLE_START), (6, EXAMPLE_END)):
+        current = f"{today - timedelta(days=days):%Y%m%d}"
+        text = text.replace(fixed.encode(), current.encode())
+    return text
 
 
 def _generated(app: FastAPI) -> dict[str, Any]:
@@ -116,6 +144,18 @@ def _add_bodies(schemas: dict[str, Any]) -> None:
         components = {**schema.pop("$defs", {}), name: schema}
         for component, shape in components.items():
             assert schemas.setdefault(component, shape) == shape, f"two shapes named {component}"
+
+
+def _require_only_in_body(document: dict[str, Any], path: str, operation: dict[str, Any]) -> None:
+    """Require no field of a body that the path has already."""
+    schema = operation.get("requestBody", {}).get("content", {}).get(JSON, {}).get("schema", {})
+    if "$ref" not in schema:
+        return
+    shape = document["components"]["schemas"][schema["$ref"].removeprefix(REF)]
+    in_path = set(re.findall(r"{(\w+)}", path))
+    required = [name for name in shape.pop("required", ()) if name not in in_path]
+    if required:
+        shape["required"] = required
 
 
 # Members of a schema whose content is a value rather than a schema.
@@ -151,6 +191,12 @@ def _references(node: Any) -> set[str]:
     return set(re.findall(rf'"{REF}(\w+)"', orjson.dumps(node).decode()))
 
 
+def _add_app_header(operation: dict[str, Any]) -> None:
+    """Document the header that names the app, where a call is about one."""
+    if not {Tag.API_KEYS, Tag.AUDIT}.intersection(operation["tags"]):
+        operation.setdefault("parameters", []).append(deepcopy(APP_PARAMETER))
+
+
 def _add_headers(operation: dict[str, Any]) -> None:
     """Document the response headers of an operation, from the table."""
     is_write = "202" in operation["responses"]
@@ -164,6 +210,12 @@ def _add_headers(operation: dict[str, Any]) -> None:
         response.setdefault("headers", {}).update({name: HEADERS[name] for name in names})
 
 
+APP_PARAMETER = {
+    "name": "X-Leanplum-App",
+    "in": "header",
+    "description": "Name of the app; required if the key is for several apps.",
+    "schema": {"type": "string", "pattern": APP_NAME},
+}
 LIMIT_HEADERS = ("RateLimit-Policy", "RateLimit")
 HEADERS: dict[str, dict[str, Any]] = {
     name: {"schema": {"type": "string"}, "description": description}

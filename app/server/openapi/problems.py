@@ -1,5 +1,6 @@
 """Problems of operations in the OpenAPI document: those of each route, and those of every call."""
 
+from collections.abc import Collection
 from typing import Any
 
 from app.http import PROBLEMS, problem_responses
@@ -18,14 +19,15 @@ OF_ANY_CALL = (
     "overloaded",
     "stopping",
 )
+OF_PUBLIC_CALLS = ("key-in-url",)
 WITH_BODY = ("too-large", "unsupported-media-type")
 ORDER = {slug: index for index, slug in enumerate(PROBLEMS)}
 
 
-def add_problems(operation: dict[str, Any]) -> None:
-    """Add the problems of any call to those that the route declares, in the order of the table."""
+def add_problems(operation: dict[str, Any], general: Collection[str]) -> None:
+    """Add general problems to those that the route declares, in the order of the table."""
     responses = operation["responses"]
-    slugs = {*OF_ANY_CALL, *declared_problems(responses)}
+    slugs = {*general, *declared_problems(responses)}
     if "requestBody" in operation:
         slugs.update(WITH_BODY)
     for status, problem in problem_responses(*sorted(slugs, key=ORDER.__getitem__)).items():

@@ -128,7 +128,7 @@ def _share_fields(schemas: Document) -> None:
         (name, field)
         for schema in schemas.values()
         for name, field in schema.get("properties", {}).items()
-        if len(_key(field)) >= LEAST_BYTES
+        if "$ref" not in field and len(_key(field)) >= LEAST_BYTES
     ]
     counts = Counter((name, _key(field)) for name, field in fields)
     chosen: dict[str, bytes] = {}
@@ -139,8 +139,8 @@ def _share_fields(schemas: Document) -> None:
         for name, field in schema.get("properties", {}).items():
             if chosen.get(name) == _key(field):
                 component = FIELD_NAMES.get(name) or _pascal_case(name)
-                assert schemas.setdefault(component, field) == field, f"two named {component}"
-                schema["properties"][name] = {"$ref": f"{REF}{component}"}
+                if schemas.setdefault(component, field) == field:
+                    schema["properties"][name] = {"$ref": f"{REF}{component}"}
 
 
 def _pascal_case(name: str) -> str:
