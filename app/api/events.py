@@ -54,7 +54,7 @@ from app.receipts import ReceiptService, fresh_receipt, receipt_document, receip
 EVENTS = "/v1/events"
 JSON_HEADER = (b"content-type", b"application/json")
 MAX_WAIT = 30  # seconds
-WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?=[,;]|$)", re.IGNORECASE | re.ASCII)
+WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d+)\"?\s*(?=[,;]|$)", re.IGNORECASE | re.ASCII)
 MAY_BE_TAKEN = (
     "The outcome of the database commit is unknown: the item may have been accepted. "
     "Send it again with Idempotency-Key: {id}; it is not accepted twice."
@@ -180,7 +180,10 @@ def refusal_of(kind: Kind) -> Refusal | None:
 def preferred_wait(prefer: str) -> int | None:
     """Return the seconds of `wait=N` in a Prefer header (RFC 7240), at most 30."""
     match = WAIT.search(prefer)
-    return min(int(match.group(1)), MAX_WAIT) if match else None
+    if match is None:
+        return None
+    digits = match.group(1).lstrip("0") or "0"
+    return min(int(digits), MAX_WAIT) if len(digits) <= len(str(MAX_WAIT)) else MAX_WAIT
 
 
 def _parse_item(
@@ -253,7 +256,9 @@ IdempotencyKey = Annotated[
 Prefer = Annotated[
     str | None,
     Header(
-        description="`wait=N`: respond when the item is settled, or after N seconds (up to 30)."
+        description="`wait=N`: respond when the item is settled, or after N seconds; more than 30 "
+        "counts as 30. Any other preference is ignored (RFC 7240); `Preference-Applied` repeats "
+        "what was applied."
     ),
 ]
 ACCEPTED: dict[int | str, dict[str, Any]] = {

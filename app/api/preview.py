@@ -110,8 +110,10 @@ def _items(raw: Any) -> tuple[list[Any], str]:
     if isinstance(raw, dict) and "items" not in raw:
         return [raw], ""
     items = raw["items"] if isinstance(raw, dict) and raw.keys() == {"items"} else None
-    if not isinstance(items, list) or not items:
+    if not isinstance(items, list):
         raise Invalid((Fault("", 'must be an item or {"items": [...]}', "type"),))
+    if not items:
+        raise Invalid((Fault("/items", "must contain at least one item", "count"),))
     if len(items) > MOST:
         raise Invalid((Fault("/items", f"must have at most {MOST} items", "count"),))
     return items, "/items/{}"

@@ -280,14 +280,17 @@ def of_any_action(raw: Any, base: str = "", item_steps: ItemSteps = NO_STEPS) ->
     """
     if not isinstance(raw, dict):
         raise Invalid((Fault(base, "must be an object", "type"),))
-    action = raw.get("action")
+    if "action" not in raw:
+        missing = f"is required: one of {', '.join(ITEM_ACTIONS)}"
+        raise Invalid((Fault(f"{base}/action", missing, "required"),))
+    action = raw["action"]
     if not isinstance(action, str) or action not in ITEM_ACTIONS:
         raise Invalid((Fault(f"{base}/action", _unknown_action(action), "unknown-action"),))
     return single(action, raw, base, item_steps=item_steps, batched=True)
 
 
 def _unknown_action(action: Any) -> str:
-    """Return the sentence about an action that is missing or unknown."""
+    """Return the sentence about an action that is unknown, or no text."""
     meant = suggestions.hint(action, ITEM_ACTIONS) if isinstance(action, str) else ""
     return f"unknown action{meant}" if meant else f"must be one of {', '.join(ITEM_ACTIONS)}"
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from app.api.events import preferred_wait
 from tests.support.gateway import EVENT, Talk
 
 PREFER = {
@@ -15,6 +16,8 @@ PREFER = {
     "WAIT=0; x=y": "wait=0",
     "wait=0.5": None,
     "wait=-1": None,
+    "wait=abc": None,
+    "wait=10s": None,
     "wait": None,
     "wait=": None,
     "": None,
@@ -31,6 +34,11 @@ def test_a_preference_is_followed_where_it_can_be_read_and_never_fails_a_request
     assert answer.status_code == 202
     assert answer.headers.get("preference-applied") == applied
     assert answer.json()["status"] == "accepted"
+
+
+@pytest.mark.parametrize(("asked", "applied"), [(29, 29), (30, 30), (31, 30), (10**30, 30)])
+def test_more_than_30_seconds_count_as_30(asked: int, applied: int) -> None:
+    assert preferred_wait(f"respond-async, wait={asked}") == applied
 
 
 def test_a_wait_of_5000_digits_never_fails_what_was_accepted(gateway: Talk) -> None:

@@ -149,8 +149,18 @@ def test_a_pointer_of_a_batch_starts_with_its_place_there() -> None:
     assert [fault.pointer for fault in caught.value.faults] == ["/items/7/x~1y"]
 
 
+@pytest.mark.parametrize("raw", [{}, {"userId": "u", "event": "E"}])
+def test_a_missing_action_is_required_and_the_known_ones_are_listed(raw: dict[str, Any]) -> None:
+    with pytest.raises(Invalid) as caught:
+        validate.of_any_action(raw, "/items/0")
+    (fault,) = caught.value.faults
+    assert (fault.pointer, fault.code) == ("/items/0/action", "required")
+    assert fault.detail.startswith("is required")
+    assert all(action in fault.detail for action in validate.ITEM_ACTIONS)
+
+
 @pytest.mark.parametrize(
-    "raw", [{}, {"action": "start"}, {"action": 5}, {"action": None}, {"action": ["track"]}]
+    "raw", [{"action": "start"}, {"action": 5}, {"action": None}, {"action": ["track"]}]
 )
 def test_an_unknown_action_is_told_with_those_that_are_known(raw: dict[str, Any]) -> None:
     with pytest.raises(Invalid) as caught:
