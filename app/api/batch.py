@@ -64,6 +64,7 @@ from app.ingest import (
 )
 from app.leanplum.actions import IN_DEVELOPMENT, key_for
 from app.model import App, Caller, KeyKind, NewItem, Taken
+from app.receipts import receipt_path
 
 BATCH = "/v1/batch"
 RefusedItem = Refusal | KeyNotConfigured  # why one item of a batch is not accepted
@@ -340,7 +341,8 @@ def _result(index: int, item: NewItem, taken: Taken, prefix: str) -> dict[str, A
     item_id, kind = taken
     if kind == "accepted" and item.notes is None:
         # The shortest path, for nearly every item.
-        return {"index": index, "id": item_id, "status": kind}
+        href = receipt_path(item_id, prefix)
+        return {"index": index, "id": item_id, "status": kind, "href": href}
     result: dict[str, Any] = {"index": index}
     if item_id:
         result["id"] = item_id
@@ -350,6 +352,7 @@ def _result(index: int, item: NewItem, taken: Taken, prefix: str) -> dict[str, A
     result["status"] = kind
     if kind == "accepted" and item.notes is not None:
         result |= orjson.loads(item.notes)
+    result["href"] = receipt_path(item_id, prefix)
     return result
 
 

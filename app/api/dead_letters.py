@@ -6,10 +6,19 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AfterValidator, TypeAdapter
+from pydantic import TypeAdapter
 
 from app.api import schemas
-from app.api.dependencies import KEY
+from app.api.dependencies import (
+    BOTH_SUBJECTS,
+    KEY,
+    Instant,
+    PageCursor,
+    PageLimit,
+    milliseconds,
+    require_one_subject,
+    subject_in_query,
+)
 from app.audit import records
 from app.errors import Fault, Invalid, Malformed
 from app.http import (
@@ -25,7 +34,6 @@ from app.http import (
     transaction_record,
 )
 from app.ingest import validate
-from app.leanplum.values import query_time
 from app.model import App, Scope, Status
 from app.outbox.dead_letters import DeadLetterFilter, DeadLetterService
 from app.receipts import receipt_document
@@ -33,7 +41,6 @@ from app.receipts import receipt_document
 CHOICE: TypeAdapter[Any] = TypeAdapter(schemas.DeadLetterChoice)
 LIST, REPLAY, DISCARD = "/v1/dead-letters", "/v1/dead-letters/replay", "/v1/dead-letters/discard"
 Act = Callable[..., Awaitable[tuple[int, int]]]
-Instant = Annotated[str, AfterValidator(query_time)]
 router = APIRouter(dependencies=KEY, tags=[Tag.DEAD_LETTERS])
 
 
@@ -70,11 +77,16 @@ class DeadLetterHandler:
             detail = "must have either ids or filter; an empty filter matches all"
             raise Invalid((Fault("", detail, "choice"),))
         filter_fields = fields.get("filter", {})
+        user_id, device_id = filter_fields.get("userId"), filter_fields.get("deviceId")
+        if user_id is not None and device_id is not None:
+            raise Invalid((Fault("/filter/deviceId", BOTH_SUBJECTS, "choice"),))
         which = DeadLetterFilter(
+            subject=subject_in_query(user_id, device_id),
+            event=filter_fields.get("event"),
             action=filter_fields.get("action"),
             status=Status(filter_fields["status"]) if "status" in filter_fields else None,
-            since=_ms(filter_fields.get("since")),
-            until=_ms(filter_fields.get("until")),
+            since=milliseconds(filter_fields.get("since")),
+            until=milliseconds(filter_fields.get("until")),
             item_ids=tuple(fields["ids"]) if "ids" in fields else None,
         )
         return which, fields.get("dryRun", False)
@@ -122,6 +134,18 @@ class DeadLetterQuery:
 
     app: Annotated[str | None, Query(description="Of this app; same as X-Leanplum-App.")] = None
     action: Annotated[str | None, Query(description="Of this action, such as `track`.")] = None
+    user_id: Annotated[
+        str | None, Query(alias="userId", min_length=1, description="Of this user.")
+    ] = None
+    device_id: Annotated[
+        str | None,
+        Query(
+            alias="deviceId", min_length=1, description="Of this device; of items without a userId."
+        ),
+    ] = None
+    event: Annotated[
+        str | None, Query(min_length=1, description="Of this event, or this state.")
+    ] = None
     status: Annotated[
         Literal["rejected", "expired", "unknown"] | None,
         Query(description="With this status."),
@@ -133,12 +157,8 @@ class DeadLetterQuery:
     until: Annotated[
         Instant | None, Query(description="Became a dead letter before this time.")
     ] = None
-    cursor: Annotated[
-        str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the previous page.")
-    ] = None
-    limit: Annotated[
-        int, Query(ge=1, le=1_000, description="Maximum number of results per page.")
-    ] = 100
+    cursor: PageCursor = None
+    limit: PageLimit = 100
 
 
 @router.get(
@@ -161,11 +181,14 @@ async def list_dead_letters(
         raise Malformed(
             "The query parameter app and the X-Leanplum-App header name different apps."
         )
+    require_one_subject(query.user_id, query.device_id)
     which = DeadLetterFilter(
+        subject=subject_in_query(query.user_id, query.device_id),
+        event=query.event,
         action=query.action,
         status=Status(query.status) if query.status else None,
-        since=_ms(query.since),
-        until=_ms(query.until),
+        since=milliseconds(query.since),
+        until=milliseconds(query.until),
     )
     after, limit = int(query.cursor or 0), query.limit
     receipts = await handler.service.find(app.name, which, after, limit + 1)
@@ -176,11 +199,6 @@ async def list_dead_letters(
     if len(receipts) > limit:
         page["nextCursor"] = str(receipts[limit - 1].seq)
     return page
-
-
-def _ms(seconds: Any) -> int | None:
-    """Return a time of the request in milliseconds."""
-    return None if seconds is None else int(float(seconds) * 1000)
 
 
 @router.post(

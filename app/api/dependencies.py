@@ -6,13 +6,16 @@ The lifespan puts the services into the state of each request; each route declar
 from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import AfterValidator
 
 from app import ids
+from app.errors import Fault, Invalid
 from app.http import Authenticator, BodyReader, context_of
 from app.ingest.validate import subject_of
+from app.leanplum.values import query_time
 from app.outbox.outbox import Outbox
 from app.suggestions import hint
 
@@ -65,6 +68,35 @@ def _declared(route: Any) -> set[str]:
     for dependant in (route.dependant, *route.dependant.dependencies):
         in_query |= {parameter.alias for parameter in dependant.query_params}
     return in_query
+
+
+# Query parameters of lists. A time is returned by validation as a number of seconds.
+Instant = Annotated[str, AfterValidator(query_time)]
+PageCursor = Annotated[
+    str | None, Query(pattern=r"^\d{1,18}$", description="`nextCursor` of the previous page.")
+]
+PageLimit = Annotated[int, Query(ge=1, le=1_000, description="Maximum number of results per page.")]
+
+
+def milliseconds(seconds: Any) -> int | None:
+    """Return a time of the request in milliseconds."""
+    return None if seconds is None else int(float(seconds) * 1000)
+
+
+BOTH_SUBJECTS = "cannot be used with userId; items of a user have its userId"
+
+
+def require_one_subject(user_id: str | None, device_id: str | None) -> None:
+    """Raise Invalid if query parameters name a user and a device."""
+    if user_id is not None and device_id is not None:
+        raise Invalid((Fault("deviceId", BOTH_SUBJECTS, "parameter", "parameter"),))
+
+
+def subject_in_query(user_id: str | None, device_id: str | None) -> str | None:
+    """Return the subject that query parameters name; None if they name nobody."""
+    if user_id is not None:
+        return subject_of({"userId": ids.plain(user_id)})
+    return None if device_id is None else subject_of({"deviceId": ids.plain(device_id)})
 
 
 # The last two only document how a key is sent; `Authenticator` checks it.

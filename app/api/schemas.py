@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from app.leanplum.actions import DELIVERABLE_ACTIONS
 from app.leanplum.parameters import CLOSED
-from app.leanplum.values import Bool, ItemId, Time, described
+from app.leanplum.values import Bool, DeviceId, ItemId, Time, UserId, described
 from app.model import APP_NAME, KEY_NAME, Scope, Status
 
 ActionName: Any = Literal[tuple(DELIVERABLE_ACTIONS)]
@@ -254,6 +254,13 @@ class DeadLetterFields(TypedDict, total=False):
     """A filter of dead letters; a field that is left out matches all."""
 
     __pydantic_config__ = CLOSED  # type: ignore[misc]  # for pydantic
+    userId: Annotated[UserId, described("Of this user.", "user-1")]
+    deviceId: Annotated[
+        DeviceId, described("Of this device; of items without a userId.", "device-1")
+    ]
+    event: Annotated[
+        str, Field(min_length=1), described("Of this event, or this state.", "Purchase")
+    ]
     action: Annotated[ActionName, described("Leanplum's action.", "track")]
     status: Annotated[Literal["rejected", "expired", "unknown"], described("Outcome.", "expired")]
     since: Annotated[Time, Field(description="Became a dead letter at this time or later.")]
@@ -414,6 +421,15 @@ class BatchResult(TypedDict):
     ]
     status: Annotated[
         Literal["accepted", "duplicate", "rejected"], described("Outcome of the item.", "accepted")
+    ]
+    href: NotRequired[
+        Annotated[
+            str,
+            described(
+                "Path of its receipt; absent if it was rejected.",
+                "/v1/receipts/019abc12-3456-7def-8123-000000000001",
+            ),
+        ]
     ]
     enrichment: NotRequired[
         Annotated[

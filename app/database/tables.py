@@ -130,6 +130,7 @@ _index(
     and_(items.c.settled_at.isnot(None), items.c.body.isnot(None)),
     items.c.seq,
     items.c.settled_at,
+    items.c.lane,
 )
 # By it the feed follows new dead letters; `items_settled` has the other settled items.
 _index(
@@ -141,8 +142,8 @@ _index(
 _index(
     "items_undelivered",
     and_(items.c.settled_at.isnot(None), items.c.status != literal_column("'delivered'")),
-    items.c.seq,
     items.c.status,
+    items.c.seq,
 )
 
 # The index by which receipts are searched. It is written in blocks of items, sorted, once all

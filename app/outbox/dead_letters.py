@@ -52,10 +52,13 @@ WHERE i.seq IN {seqs} ORDER BY i.seq
 class DeadLetterFilter:
     """A choice of dead letters; None takes all.
 
+    `subject` is a user or device, as items have it; `event` the name of an event or state.
     `since` and `until` (milliseconds) bound the time at which an item became one. `item_ids`: only
     these.
     """
 
+    subject: str | None = None
+    event: str | None = None
     action: str | None = None
     status: Status | None = None
     since: int | None = None
@@ -76,7 +79,7 @@ def find(
 ) -> list[Receipt]:
     """Return at most `limit` dead letters of `app` above a number, in the order of acceptance."""
     rows = _chosen(receipts_of(app), connection, app, which, after, limit)
-    return [receipt(row, cipher) for row in connection.execute(rows)]
+    return [receipt(row._mapping, cipher) for row in connection.execute(rows)]
 
 
 def numbers(
@@ -126,6 +129,11 @@ def _conditions(
     connection: Connection, app: str, which: DeadLetterFilter
 ) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
+    if which.subject is not None:
+        conditions.append(items.c.lane == ids.lane(app, which.subject))  # the index has it
+        conditions.append(items.c.subject == which.subject)
+    if which.event is not None:
+        conditions.append(items.c.event == which.event)
     if which.action is not None:
         conditions.append(items.c.action == which.action)
     if which.status is not None:
@@ -167,6 +175,8 @@ def _still(which: DeadLetterFilter) -> tuple[str, list[Any]]:
     Ids don't change, so they are not checked.
     """
     conditions = [
+        ("subject = ?", which.subject),
+        ("event = ?", which.event),
         ("action = ?", which.action),
         ("status = ?", None if which.status is None else which.status.value),
         ("settled_at >= ?", which.since),

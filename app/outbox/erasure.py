@@ -25,7 +25,7 @@ from app.audit.row_macs import ERASURES, RowMacs, RowSelection
 from app.database.driver import DIALECTS, Cursor
 from app.encryption import BodyCipher
 from app.model import ERASES, Removed
-from app.outbox import logins, retention
+from app.outbox import logins, retention, search_index
 
 USER, DEVICE = "u", "d"
 SELECT_VERSION = "SELECT erasures FROM sequence"
@@ -157,6 +157,7 @@ def alias_of(cipher: BodyCipher, app: str, subject: str) -> str:
 def anonymize(cursor: Cursor, cipher: BodyCipher, app: str, seq: int, subject: str) -> None:
     """Remove the subject from a deletion that was delivered or given up."""
     cursor.execute(ANONYMIZE, (alias_of(cipher, app, subject), seq))
+    search_index.forget_item(cursor, app, subject, seq)
     for each_subject in both_subjects(subject):
         logins.forget(cursor, app, each_subject)
 
@@ -212,6 +213,7 @@ def remove_items(
     removed = [item for item in stored if not item.is_open_deletion and item.seq < last_deletion]
     in_flight = _count_in_flight(cursor, {item.seq for item in removed})
     id_count = retention.remove(cursor, [item.seq for item in removed])
+    search_index.forget_subjects(cursor, app, subjects)
     dead_logins = 0
     for each in subjects:
         dead_logins += logins.erase(cursor, cipher, app, each, last_deletion)

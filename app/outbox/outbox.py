@@ -31,11 +31,20 @@ from app.model import (
     Taken,
     Verdict,
 )
-from app.outbox import erasure, logins, minute_counts, receipts, retention, waiting_items
+from app.outbox import (
+    erasure,
+    logins,
+    minute_counts,
+    receipts,
+    retention,
+    search_index,
+    waiting_items,
+)
 from app.outbox.accept import Accept, Erase
 from app.outbox.dead_letters import DeadLetterService
 from app.outbox.feed import Feed, FeedStep
 from app.outbox.leases import Pseudonymize, ReleaseLeases, RenewLeases
+from app.outbox.search import ReceiptPage, ReceiptSearch, search
 from app.outbox.settle import Begin, Settle
 from app.outbox.user_lock_rows import NOBODY, Denied, Lock, LockRequest, LockResult, Unlock
 
@@ -134,6 +143,7 @@ class Outbox:
         finally:
             self.queued -= coming - accepted
             self._accepting -= coming
+        _log_accepted(acceptance, taken)
         self.on_accepted()
         return taken
 
@@ -177,6 +187,7 @@ class Outbox:
                 request_id=acceptance.request_id,
                 **removed._asdict(),
             )
+        _log_accepted(acceptance, taken)
         self.on_accepted()
         return taken, removed_by_subject
 
@@ -454,14 +465,9 @@ class Outbox:
         """Return what an item of `app` waits for, as far as the database tells."""
         return await self._read(partial(receipts.find_waits, app=app, receipt=receipt))
 
-    async def find_receipts(
-        self, app: str, which: receipts.ReceiptFilter, before: int | None = None, limit: int = 100
-    ) -> list[Receipt]:
-        """Return at most `limit` receipts of `app` below a number, newest first."""
-        find = partial(
-            receipts.page, app=app, which=which, before=before, limit=limit, cipher=self._cipher
-        )
-        return await self._read(find)
+    async def search_receipts(self, wanted: ReceiptSearch) -> ReceiptPage:
+        """Return a page of receipts, newest first. Raises StorageUnavailable."""
+        return await self._read(partial(search, wanted=wanted, cipher=self._cipher))
 
     async def read_feed(self, feed: Feed, history: int = 0) -> FeedStep:
         """Return what is new in a feed, as `Feed.step` does. Raises StorageUnavailable."""
@@ -525,6 +531,20 @@ class Outbox:
             return 0
         return await self._writer.write(minute_counts.RemoveOldCounts(before))
 
+    async def index_block(self) -> bool:
+        """Add a block to the search index, or remove some of an emptied one.
+
+        Return whether there was something to do.
+        """
+        block = await self._walk(search_index.next_block)
+        if block is not None:
+            await self._writer.write(search_index.IndexBlock(block))
+            return True
+        emptied = await self._walk(search_index.find_emptied)
+        if emptied is not None:
+            await self._writer.write(search_index.RemoveKeys(emptied))
+        return emptied is not None
+
     async def scrub(self) -> bool:
         """Remove erased content from the database's files, if there is any.
 
@@ -547,6 +567,11 @@ class Outbox:
     def _query(self, query: Callable[[Connection], T]) -> T:
         with reading(self._engine) as connection:
             return query(connection)
+
+
+def _log_accepted(acceptance: Acceptance, taken: Sequence[Taken]) -> None:
+    """Log the id of each item of a call, and the decision on it."""
+    log.debug("items.accepted", app=acceptance.app, request_id=acceptance.request_id, items=taken)
 
 
 async def _with_ids(writing: Awaitable[T], taken: Callable[[Any], Sequence[Taken]]) -> T:

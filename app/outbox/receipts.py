@@ -1,16 +1,26 @@
 """Receipts of items, and the reasons why items wait, as read from the database."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Row, Select, and_, select
+from sqlalchemy import Connection, Select, and_, select
 
 from app import ids
 from app.database.tables import acceptances, item_ids, items
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, Receipt, Status
 
+# The columns of a receipt's row, and the query for such rows
+COLUMNS = (
+    *("seq", "id", "action", "event", "subject", "status", "attempts", "next_attempt_at"),
+    *("settled_at", "leanplum", "notes", "prefix", "app", "accepted_at"),
+)
+SELECT = """
+SELECT i.seq, i.id, i.action, i.event, i.subject, i.status, i.attempts, i.next_attempt_at,
+       i.settled_at, i.leanplum, i.notes, a.prefix, a.app, a.accepted_at
+FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
+"""
 # Items that are looked at for the reason why another one waits
 NEAREST_ITEMS = 2_000
 
@@ -23,51 +33,14 @@ def find(connection: Connection, app: str, item_id: str, cipher: BodyCipher) -> 
         .where(item_ids.c.id == item_id)
     ).first()
     if own is not None:
-        return receipt(own, cipher)
+        return receipt(own._mapping, cipher)
     if (parsed := ids.parse(item_id)) is None:
         return None
     prefix, seq = parsed
     row = connection.execute(
         receipts_of(app).where(items.c.seq == seq, acceptances.c.prefix == prefix)
     ).first()
-    return receipt(row, cipher) if row is not None else None
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptFilter:
-    """A choice of receipts; None takes all.
-
-    `ids`: only items whose caller-given ids are between these bounds.
-    """
-
-    ids: tuple[str, str] | None = None
-
-
-def page(
-    connection: Connection,
-    app: str,
-    which: ReceiptFilter,
-    before: int | None,
-    limit: int,
-    cipher: BodyCipher,
-) -> list[Receipt]:
-    """Return at most `limit` receipts of `app` below a number, newest first."""
-    rows = connection.execute(chosen(app, which, before, limit))
-    return [receipt(row, cipher) for row in rows]
-
-
-def chosen(
-    app: str, which: ReceiptFilter, before: int | None, limit: int
-) -> Select[tuple[object, ...]]:
-    """Return the query of a page."""
-    rows = receipts_of(app)
-    if which.ids is not None:
-        least, greatest = which.ids
-        given = and_(item_ids.c.app == app, item_ids.c.seq == items.c.seq)
-        rows = rows.join(item_ids, given).where(item_ids.c.id.between(least, greatest))
-    if before is not None:
-        rows = rows.where(items.c.seq < before)
-    return rows.order_by(items.c.seq.desc()).limit(limit)
+    return receipt(row._mapping, cipher) if row is not None else None
 
 
 def receipts_of(app: str) -> Select[tuple[object, ...]]:
@@ -79,13 +52,12 @@ def receipts_of(app: str) -> Select[tuple[object, ...]]:
     )
 
 
-def receipt(row: Row[tuple[object, ...]], cipher: BodyCipher) -> Receipt:
+def receipt(found: Mapping[Any, Any], cipher: BodyCipher) -> Receipt:
     """Return the receipt of one of those rows.
 
     Leanplum's answer is left out if it cannot be decrypted (its key is missing, or it was changed
     in the database); the receipt says so.
     """
-    found = row._mapping
     said = found["leanplum"] and cipher.decrypt(
         found["leanplum"], answer_context(found["app"], found["seq"])
     )

@@ -202,6 +202,9 @@ class SweptQueue(Protocol):
     async def scrub(self) -> bool:
         """Remove erased content from the database's files; return whether that was needed."""
 
+    async def index_block(self) -> bool:
+        """Do a step of the search index; return whether there was something to do."""
+
     async def sweep(self, limits: RetentionLimits) -> int:
         """Remove some of what is past its time; return how much."""
 
@@ -238,7 +241,8 @@ class Housekeeper:
             began = self._ticks()
             if began >= self._scrub_from and await self._outbox.scrub():
                 self._scrub_from = self._ticks() + SCRUB_REST * (self._ticks() - began)
-        return await self._outbox.sweep(self._limits) > 0
+        indexed = await self._outbox.index_block()
+        return await self._outbox.sweep(self._limits) > 0 or indexed
 
 
 def _text(values: Sequence[object]) -> str:

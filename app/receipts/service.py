@@ -2,7 +2,7 @@
 
 from app.model import Receipt
 from app.outbox.outbox import Outbox
-from app.outbox.receipts import ReceiptFilter
+from app.outbox.search import ReceiptPage, ReceiptSearch
 from app.receipts.waiting import DeliveryState, WaitExplanation, waiting_for
 from app.telemetry import Metrics
 
@@ -21,11 +21,9 @@ class ReceiptService:
         """Return the receipt of an item once it is settled, or after so many seconds."""
         return await self._outbox.settled_receipt(app, item_id, seconds)
 
-    async def page(
-        self, app: str, receipt_filter: ReceiptFilter, cursor: int | None, limit: int
-    ) -> list[Receipt]:
-        """Return receipts, newest first, after the one at `cursor`."""
-        return await self._outbox.find_receipts(app, receipt_filter, cursor, limit)
+    async def search(self, wanted: ReceiptSearch) -> ReceiptPage:
+        """Return a page of receipts, newest first."""
+        return await self._outbox.search_receipts(wanted)
 
     async def explain(self, app: str, receipt: Receipt) -> WaitExplanation | None:
         """Return why an item waits, by the state of this process and the database."""

@@ -10,7 +10,7 @@ from app.api.dead_letters import DISCARD, LIST, REPLAY
 from app.clock import instant, now_ms
 from app.model import Postponed, Scope, Settled, Status
 from tests.support.dead_letters import event, settle
-from tests.support.gateway import CANARY, Talk
+from tests.support.gateway import CANARY, Talk, problem
 from tests.support.wait import until
 
 ENDS = (Status.REJECTED, Status.EXPIRED, Status.UNKNOWN, Status.DELIVERED, Status.SKIPPED)
@@ -45,6 +45,40 @@ def test_only_what_was_refused_given_up_or_perhaps_done_is_listed_and_never_what
     )
     assert first["href"] == "/v1/receipts/rejected"
     assert CANARY not in answer.text
+
+
+def test_they_are_filtered_by_user_device_and_event(talk: Talk) -> None:
+    talk.batch([
+        event("a"),
+        event("b", "bob"),
+        {"action": "track", "deviceId": "phone", "event": "Buy", "id": "c"},
+        {"action": "advance", "userId": "ann", "state": "Buy", "id": "d"},
+    ])  # fmt: skip
+    bad = Settled(Status.REJECTED, {"success": False, "error": "Bad."})
+    settle(talk, dict.fromkeys("abcd", bad))
+    assert listed(talk, "?userId=ann") == ["a", "d"]
+    assert listed(talk, "?userId=ann&event=E") == ["a"]
+    assert listed(talk, "?deviceId=phone") == ["c"]
+    assert listed(talk, "?event=Buy") == ["c", "d"]
+    assert listed(talk, "?userId=nobody") == []
+    refused = problem(talk.get(f"{LIST}?userId=a&deviceId=b"), 422, "validation")
+    assert refused["errors"][0]["parameter"] == "deviceId"
+
+
+def test_those_of_a_user_or_an_event_are_sent_again_or_discarded(talk: Talk) -> None:
+    talk.batch([event("a"), event("b", "bob"), {**event("c"), "event": "Buy"}])
+    bad = Settled(Status.REJECTED, {"success": False, "error": "Bad."})
+    settle(talk, dict.fromkeys("abc", bad))
+    chosen = {"userId": "ann", "event": "E"}
+    counted = talk.post(REPLAY, {"filter": chosen, "dryRun": True}).json()
+    assert counted == {"matched": 1, "replayed": 0, "dryRun": True}
+    assert talk.post(REPLAY, {"filter": chosen}).json()["replayed"] == 1
+    assert listed(talk) == ["b", "c"]
+    assert talk.post(DISCARD, {"filter": {"event": "Buy"}}).json()["discarded"] == 1
+    assert listed(talk) == ["b"]
+    both = {"filter": {"userId": "ann", "deviceId": "phone"}}
+    refused = problem(talk.post(REPLAY, both), 422, "validation")
+    assert refused["errors"][0]["pointer"] == "/filter/deviceId"
 
 
 def test_they_are_filtered_by_action_status_time_and_app(talk: Talk) -> None:

@@ -69,10 +69,15 @@ def _create_queue() -> None:
         f"{waiting} AND replay IS NOT NULL",
     )
     _create_index("items_settled", "items", ["settled_at"], f"{settled} AND body IS NULL")
-    _create_index("items_dead", "items", ["seq", "settled_at"], f"{settled} AND body IS NOT NULL")
+    _create_index(
+        "items_dead",
+        "items",
+        ["seq", "settled_at", "lane"],
+        f"{settled} AND body IS NOT NULL",
+    )
     _create_index("items_dead_settled", "items", ["settled_at"], f"{settled} AND body IS NOT NULL")
     _create_index(
-        "items_undelivered", "items", ["seq", "status"], f"{settled} AND status != 'delivered'"
+        "items_undelivered", "items", ["status", "seq"], f"{settled} AND status != 'delivered'"
     )
     _create_search()
     op.create_table(
