@@ -61,6 +61,15 @@ def newest_checkpoint(connection: Connection, public: PublicKey) -> SealedTree:
     return _read_sealed(fetcher(connection), public)
 
 
+def record_text(connection: Connection, seq: int, apps: Collection[str] | None) -> str:
+    """Return the text of record `seq` of one of these apps (None: of any). Raises NotFound."""
+    rows = fetcher(connection)(RECORD, (seq,))
+    text = text_of(rows[0][0]) if rows else ""
+    if not rows or (apps is not None and app_of(text) not in apps):
+        raise NotFound(NO_RECORD)
+    return text
+
+
 def inclusion(
     connection: Connection, public: PublicKey, seq: int, apps: Collection[str] | None
 ) -> RecordProof:

@@ -86,6 +86,10 @@ class AuditService:
             partial(proofs.consistency, public=self.public_key, old=old, new=new)
         )
 
+    async def record(self, caller: Caller, record_id: int) -> str:
+        """Return the text of a record, whether or not it is sealed. Raises NotFound."""
+        return await self._read(partial(proofs.record_text, seq=record_id, apps=caller.apps))
+
     async def inclusion(self, caller: Caller, record_id: int) -> proofs.RecordProof:
         """Return a record with the verified proof that it is in the newest checkpoint's tree.
 

@@ -20,4 +20,6 @@ class Page(NamedTuple):
 PAGES = (
     Page("Overview", ""),
     Page("Live", "/live", Scope.RECEIPTS_READ),
+    Page("Keys", "/keys", Scope.KEYS_MANAGE),
+    Page("Audit", "/audit", Scope.AUDIT_READ),
 )

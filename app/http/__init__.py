@@ -36,7 +36,7 @@ from app.http.decompression import Decompressor, PlaceQueue, body_too_large, dec
 from app.http.openapi_parts import Tag, body_of, parameters_of, problem_responses
 from app.http.problems import PROBLEMS, Answer, Problem, example
 from app.http.proxies import VARY_BY_PREFIX, Prefixes, TrustedProxies
-from app.http.rate_limiting import RateLimiter
+from app.http.rate_limiting import LimitUsage, RateLimiter
 from app.http.request import (
     CONTEXT,
     IDEMPOTENCY_KEY,
@@ -82,6 +82,7 @@ __all__ = [
     "BodyReader",
     "Decompressor",
     "JobFacts",
+    "LimitUsage",
     "PlaceQueue",
     "Prefixes",
     "Problem",

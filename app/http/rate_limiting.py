@@ -9,6 +9,7 @@ no parameter for the size of a bucket; it is the `r` of a full one.
 import ipaddress
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from app.apps import AppRegistry
 from app.errors import (
@@ -28,6 +29,14 @@ LOCKED_OUT = "Too many failed authentications from this address; wait before you
 NOTHING_ACCEPTED = (StorageUnavailable, QueueFull, KeyNotConfigured)
 # In the order of a policy's limits.
 NAMES_OF_LIMITS = ("this key's limit", "the limit that all callers of the app share")
+
+
+class LimitUsage(NamedTuple):
+    """The limit of a caller: items per second, items at once, and how many may pass now."""
+
+    rate: float
+    burst: float
+    remaining: int
 
 
 class RateLimiter:
@@ -113,6 +122,13 @@ class RateLimiter:
         policy = self._policy_of(context, caller)
         decision = await self._look(policy.lending if lends else policy.limits, ask=ask)
         return _any_count if decision is None else decision.fits
+
+    async def usage(self, caller: Caller) -> LimitUsage:
+        """Return the state of a caller's own limit; take nothing."""
+        limits = self._policies.policy_for(caller, None).limits
+        decision = await self._limiter.take(limits, 0)
+        limit = decision.limits[0]
+        return LimitUsage(limit.rate, limit.burst, limit.remaining(decision.deficits[0]))
 
     async def refuse_locked_out(self, address: str) -> None:
         """Refuse an address whose next failed authentication would exceed the limit.

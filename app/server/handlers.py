@@ -10,6 +10,8 @@ from app.compat.leanplum_sdk import endpoint, execute, relayed_entries, transfer
 from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
 from app.compat.segment.execute import MessageExecutor
 from app.console.access import ConsoleAccess
+from app.console.audit import AuditPages
+from app.console.keys import KeyPages
 from app.console.live import LiveReader
 from app.console.overview import OverviewReader
 from app.console.pages import Pages
@@ -38,12 +40,21 @@ class Handlers(NamedTuple):
     console: Console
     overview: OverviewReader
     live: LiveReader
+    key_pages: KeyPages
+    audit_pages: AuditPages
 
 
 def handlers_of(services: Services) -> Handlers:
     """Return the handlers, constructed with the gateway's services."""
     settings, outbox, relay = services.settings, services.outbox, services.relay
     authenticator, limiter, bodies = services.authenticator, services.limiter, services.bodies
+    audit_service = AuditService(
+        services.engine,
+        services.signer.public,
+        services.pseudonyms,
+        lambda: {*services.apps, *services.tracking.names.counts()},
+    )
+    key_service = KeyService(services.keys, services.directory)
     receipt_service = ReceiptService(outbox, services.metrics)
     privacy = RelayedCallPrivacy(services.enrichment)
     job_facts = JobFacts(services.pseudonyms.of)
@@ -77,18 +88,8 @@ def handlers_of(services: Services) -> Handlers:
             job_facts,
             max_upload_bytes=settings.gateway_max_upload_bytes,
         ),
-        keys_handler=keys.KeyHandler(
-            authenticator, bodies, KeyService(services.keys, services.directory)
-        ),
-        audit_reader=audit.AuditReader(
-            authenticator,
-            AuditService(
-                services.engine,
-                services.signer.public,
-                services.pseudonyms,
-                lambda: {*services.apps, *services.tracking.names.counts()},
-            ),
-        ),
+        keys_handler=keys.KeyHandler(authenticator, bodies, key_service),
+        audit_reader=audit.AuditReader(authenticator, audit_service),
         credentials=credentials,
         sdk=endpoint.SdkEndpoint(
             authenticator,
@@ -127,4 +128,6 @@ def handlers_of(services: Services) -> Handlers:
         console=Console(access, pages),
         overview=OverviewReader(outbox, services.metrics),
         live=LiveReader(outbox, pages, streams),
+        key_pages=KeyPages(key_service, limiter),
+        audit_pages=AuditPages(audit_service, services.sealer),
     )

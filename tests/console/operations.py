@@ -28,11 +28,21 @@ def needs(*scopes: Scope) -> frozenset[Scope]:
     return frozenset(scopes)
 
 
+NEW_KEY = MappingProxyType({"name": "new", "scopes": "events:write", "apps": "default"})
+MISSING = frozenset({404})  # the path has a placeholder, which names nothing
 OPERATIONS = (
     Operation("GET", ""),
     Operation("POST", "/sign-out"),
     Operation("GET", "/live", needs(Scope.RECEIPTS_READ)),
-    Operation("GET", "/{path:path}", done=frozenset({404})),
+    Operation("GET", "/keys", needs(Scope.KEYS_MANAGE)),
+    Operation("GET", "/keys/new", needs(Scope.KEYS_MANAGE)),
+    Operation("POST", "/keys/create", needs(Scope.KEYS_MANAGE), NEW_KEY),
+    Operation("GET", "/keys/{key_id}", needs(Scope.KEYS_MANAGE), done=MISSING),
+    Operation("POST", "/keys/{key_id}/rotate", needs(Scope.KEYS_MANAGE), done=MISSING),
+    Operation("POST", "/keys/{key_id}/revoke", needs(Scope.KEYS_MANAGE), done=MISSING),
+    Operation("GET", "/audit", needs(Scope.AUDIT_READ)),
+    Operation("GET", "/audit/{record_id}", needs(Scope.AUDIT_READ), done=MISSING),
+    Operation("GET", "/{path:path}", done=MISSING),
 )
 PUBLIC = {("GET", "/sign-in"), ("POST", "/sign-in")}
 # They go on without end, so that they are tested apart (test_console_live.py).
