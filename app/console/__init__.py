@@ -7,6 +7,7 @@
 - `pages`: templates, and the headers of every page
 - `navigation`: the table of pages
 - `polling`, `streams`: reading of what changes, once for all who look; server-sent events
+- `gateway_state`, `attention`: what the overview shows, and what needs a person's attention
 - `tail`: the last items that were accepted and settled
 - `sign_in`, `overview`, `live`, `unknown`: one module per page, with its template in `templates/`
 """

@@ -1,5 +1,6 @@
 """Construct the handlers of all protocols, each with the services that it uses."""
 
+from functools import partial
 from typing import NamedTuple
 
 from app.api import audit, batch, dead_letters, events, keys, passthrough, preview
@@ -10,7 +11,9 @@ from app.compat.leanplum_sdk import endpoint, execute, relayed_entries, transfer
 from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
 from app.compat.segment.execute import MessageExecutor
 from app.console.access import ConsoleAccess
+from app.console.attention import AppDelivery, ProcessState
 from app.console.audit import AuditPages
+from app.console.gateway_state import StateReader
 from app.console.keys import KeyPages
 from app.console.live import LiveReader
 from app.console.overview import OverviewReader
@@ -21,6 +24,7 @@ from app.enrichment.relayed_calls import RelayedCallPrivacy
 from app.http import JobFacts
 from app.receipts import ReceiptService
 from app.server.bootstrap import Services
+from app.telemetry import Metrics
 
 
 class Handlers(NamedTuple):
@@ -126,8 +130,41 @@ def handlers_of(services: Services) -> Handlers:
             MessageExecutor(services.ingest, services.enrichment, services.metrics),
         ),
         console=Console(access, pages),
-        overview=OverviewReader(outbox, services.metrics),
+        overview=OverviewReader(
+            StateReader(services.engine, services.minute_counts),
+            partial(_process_state, services),
+            partial(_delivery_of, services.metrics),
+            pages,
+            streams,
+        ),
         live=LiveReader(outbox, pages, streams),
         key_pages=KeyPages(key_service, limiter),
         audit_pages=AuditPages(audit_service, services.sealer),
     )
+
+
+def _process_state(services: Services) -> ProcessState:
+    """Return what the overview shows of this process."""
+    names = services.tracking.names
+    return ProcessState(
+        apps_refused=services.apps.refused,
+        audit_tampered=services.sealer.tampered,
+        audit_waiting=services.sealer.waiting,
+        limits=services.limiter.state(),
+        queued=services.outbox.queued,
+        max_queued=services.settings.gateway_max_queued_items,
+        names={
+            (app, kind): count / names.limits.by_kind[kind]
+            for app, kinds in names.counts().items()
+            for kind, count in kinds.items()
+        },
+        names_warn_from=names.limits.warn_from,
+    )
+
+
+def _delivery_of(metrics: Metrics, app: str) -> AppDelivery:
+    """Return the state of delivery of an app in this process."""
+    state = metrics.states.get(app, "")
+    host = metrics.redirects.get(app)
+    reason = "" if host is None else f"Leanplum redirects to {host}."
+    return AppDelivery(state, reason)

@@ -46,4 +46,7 @@ OPERATIONS = (
 )
 PUBLIC = {("GET", "/sign-in"), ("POST", "/sign-in")}
 # They go on without end, so that they are tested apart (test_console_live.py).
-STREAMS = (Operation("GET", "/live/stream", needs(Scope.RECEIPTS_READ)),)
+STREAMS = (
+    Operation("GET", "/stream"),
+    Operation("GET", "/live/stream", needs(Scope.RECEIPTS_READ)),
+)

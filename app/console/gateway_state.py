@@ -1,0 +1,129 @@
+"""The state of the gateway that the overview shows, read once for all who look at it.
+
+All of it is read from the database, so it covers all processes.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from sqlalchemy import Engine
+
+from app.clock import now_ms
+from app.database.driver import in_background
+from app.database.engine import reading
+from app.errors import StorageUnavailable
+from app.outbox.minute_counts import MinuteCount, MinuteCountStore
+from app.outbox.queue_state import AppQueue, QueueState, read_queue
+from app.telemetry.minute_counts import CALLS, FAILED_CALLS, MINUTE_MS
+
+MINUTES = 60
+SECONDS = 5.0  # between readings while somebody looks
+FRESH_SECONDS = 2.0  # a page that is opened shows a reading that is not older
+# Waiting items and dead letters that are looked at, oldest first: some 50 ms of work
+EXAMINED = 20_000
+QUEUE_REST = 50  # looking at the queue rests for so many times as long as it took
+FAILING_MINUTES = 5  # after which an app counts as failing, if no call succeeded meanwhile
+NO_QUEUE = QueueState((), 0, more_waiting=False, more_dead=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """What was read; times are in epoch milliseconds.
+
+    `failed` is why the last reading failed; the rest is of the reading before.
+    """
+
+    read_at: int = 0
+    minutes: Sequence[MinuteCount] = ()
+    queue: QueueState = NO_QUEUE
+    queue_at: int = 0
+    failed: str | None = None
+
+    def total(self, app: str, kinds: Collection[str]) -> int:
+        """Return how many of these kinds an app has had in the last hour."""
+        return sum(row.total for row in self.minutes if row.app == app and row.kind in kinds)
+
+    def series(self, app: str, kinds: Collection[str], first: int) -> list[int]:
+        """Return the counts of an app by minute, from the one that began at `first`."""
+        counts = [0] * MINUTES
+        for row in self.minutes:
+            index = (row.minute - first) // MINUTE_MS
+            if row.app == app and row.kind in kinds and 0 <= index < MINUTES:
+                counts[index] += row.total
+        return counts
+
+    def queue_of(self, app: str) -> AppQueue:
+        """Return what waits for an app."""
+        return next((found for found in self.queue.apps if found.app == app), AppQueue(app))
+
+    def is_failing(self, app: str) -> bool:
+        """Return whether all calls of the last minutes failed."""
+        since = self.read_at - FAILING_MINUTES * MINUTE_MS
+        recent = [row for row in self.minutes if row.app == app and row.minute > since]
+        made = sum(row.total for row in recent if row.kind == CALLS)
+        return 0 < made == sum(row.total for row in recent if row.kind == FAILED_CALLS)
+
+    @property
+    def first_minute(self) -> int:
+        """When the first minute of the charts began."""
+        return (self.read_at // MINUTE_MS - MINUTES + 1) * MINUTE_MS
+
+    @property
+    def apps(self) -> set[str]:
+        """The apps that anything was counted of."""
+        return {row.app for row in self.minutes} | {found.app for found in self.queue.apps}
+
+
+class StateReader:
+    """The reader of the gateway's state, a source for a poller."""
+
+    def __init__(
+        self, engine: Engine, minute_counts: MinuteCountStore, clock: Callable[[], int] = now_ms
+    ) -> None:
+        self._engine, self._minute_counts, self._clock = engine, minute_counts, clock
+        self.state = GatewayState()
+        self._lock = asyncio.Lock()
+        # By the monotonic clock: the last reading, and when the queue is looked at again
+        self._read_at = self._queue_from = -1.0
+
+    def begin(self) -> None:
+        """Do nothing: there is nothing to forget."""
+
+    async def fresh(self) -> GatewayState:
+        """Return a state that is at most two seconds old, or says why it is older."""
+        if self._read_at < 0 or time.monotonic() - self._read_at > FRESH_SECONDS:
+            await self.read()
+        return self.state
+
+    async def read(self) -> None:
+        """Read the state."""
+        async with self._lock:
+            if self._read_at >= 0 and time.monotonic() - self._read_at < FRESH_SECONDS:
+                return
+            try:
+                self.state = await self._reading()
+            except StorageUnavailable as error:
+                self.state = replace(self.state, failed=error.detail)
+            self._read_at = time.monotonic()
+
+    async def _reading(self) -> GatewayState:
+        minutes = await self._minute_counts.read(MINUTES)
+        queue, queue_at = await self._queue()
+        return GatewayState(self._clock(), minutes, queue, queue_at)
+
+    async def _queue(self) -> tuple[QueueState, int]:
+        """Return the state of the queue, and when that was read."""
+        began, now = time.monotonic(), self._clock()
+        if began < self._queue_from:
+            return self.state.queue, self.state.queue_at
+        queue = await in_background(partial(self._read_queue, now))
+        ended = time.monotonic()
+        self._queue_from = ended + QUEUE_REST * (ended - began)
+        return queue, now
+
+    def _read_queue(self, now: int) -> QueueState:
+        with reading(self._engine) as connection:
+            return read_queue(connection, now, EXAMINED)
