@@ -18,6 +18,13 @@ READ = [
     ("audit", "verify", "--json"),
     ("audit", "export"),
     ("audit", "public-key"),
+    ("receipts", "find"),
+    ("receipts", "find", "--user", "u", "--json"),
+    ("receipts", "show", "id"),
+    ("status",),
+    ("status", "--json"),
+    ("tail",),
+    ("tail", "--json"),
     ("taxonomy", "list"),
     ("taxonomy", "list", "--json"),
 ]

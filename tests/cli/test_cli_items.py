@@ -61,7 +61,7 @@ def test_the_key_may_be_in_a_file_and_the_url_an_option(served: Served, tmp_path
 def test_the_key_is_asked_for_on_a_terminal_and_not_shown(served: Served, tmp_path: Path) -> None:
     typed = f"{served.gateway.key}\n".encode()
     words = ("send", "E", "--user", "u", "--url", served.gateway.url)
-    done = on_terminal(tmp_path, *words, ending=typed, after="Caller key")
+    done = on_terminal(tmp_path, *words, ending=typed, after="Caller key: ")
     assert done.code == 0, done.text
     assert served.gateway.key not in done.text
     assert "accepted" in done.text
