@@ -88,6 +88,15 @@ def engine_to_write(settings: "Settings", *, make_database: bool = False) -> "It
         engine.dispose()
 
 
+def configured_apps(settings: "Settings") -> list[str]:
+    """Return the apps of the settings; none where the command is run without their keys."""
+    from app.apps import read_apps
+
+    if settings.leanplum_app_id is None and settings.gateway_apps_file is None:
+        return []
+    return list(read_apps(settings))
+
+
 def milliseconds(option: str, text: str | None) -> int | None:
     """Return the time of an option in milliseconds. Raises StartRefused if it is not a time."""
     from app.leanplum.values import query_time

@@ -48,11 +48,13 @@ class ItemOptions:
 
     def _subject(self) -> str | None:
         """Return the user or device as items have it."""
+        from app import ids
+
         if self.user is not None and self.device is not None:
             raise StartRefused("--user, --device: give one of them")
         if self.user is not None:
-            return f"u{self.user}"
-        return None if self.device is None else f"d{self.device}"
+            return f"u{ids.plain(self.user)}"
+        return None if self.device is None else f"d{ids.plain(self.device)}"
 
 
 def _status(name: str) -> Status:

@@ -2,17 +2,24 @@
 
 import json
 from collections.abc import Iterator
+from heapq import merge
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.common import load_settings, read_only
-from app.cli.items import leanplum_words
-from app.cli.output import AsJson, print_fields, print_json
+from app.cli.common import configured_apps, load_settings, read_only, with_options
+from app.cli.items import ItemOptions, leanplum_words, user_or_device
+from app.cli.output import AsJson, print_fields, print_json, print_rows
+from app.cli.progress import progress
 from app.errors import NotFound, StartRefused
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from app.encryption import BodyCipher
     from app.model import Receipt
+    from app.outbox.item_filter import ItemFilter
     from app.receipts import WaitExplanation
     from app.settings import Settings
 
@@ -21,6 +28,28 @@ receipts_cli = typer.Typer(help="Find items and show what became of them.", no_a
 HEADER = ("ACCEPTED", "STATUS", "APP", "ACTION", "EVENT", "USER", "ID", "LEANPLUM")
 PAGE = 500
 ItemId = Annotated[str, typer.Argument(help="The id of the item: yours, or the gateway's")]
+
+
+@receipts_cli.command("find")
+@with_options
+def find_receipts(
+    options: ItemOptions,
+    since: Annotated[
+        str | None, typer.Option(help="Only items accepted at this time (RFC 3339) or later")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only items accepted before this time")] = None,
+    request: Annotated[
+        str | None, typer.Option(help="Only items of the request with this X-Request-ID")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Find receipts, newest first, whatever became of the items."""
+    which = options.filter(request, since, until)
+    with progress("Searching"):
+        documents = _search(load_settings(), which, limit)
+    empty = "No receipts match. They are kept for GATEWAY_DEDUP_SECONDS."
+    print_rows(documents, HEADER, _row, as_json=as_json, empty=empty)
 
 
 @receipts_cli.command("show")
@@ -62,6 +91,34 @@ def _find_by_id(settings: "Settings", item_id: str, app: str | None) -> Iterator
             yield _document(settings, name, receipt, waiting_for(receipt, waits))
 
 
+def _search(settings: "Settings", which: "ItemFilter", limit: int) -> list[dict[str, Any]]:
+    """Return at most `limit` receipts of the chosen apps, newest first."""
+    from app.encryption import BodyCipher
+    from app.outbox.app_names import app_names
+
+    cipher = BodyCipher(settings.data_keys, None)
+    with read_only(settings) as connection:
+        names = which.apps or {*app_names(connection), *configured_apps(settings)}
+        of_each = [_search_app(connection, name, which, limit, cipher) for name in sorted(names)]
+        newest = islice(merge(*of_each, key=lambda found: -found[0].seq), limit)
+        return [_document(settings, name, receipt) for receipt, name in newest]
+
+
+def _search_app(
+    connection: "Connection", app: str, which: "ItemFilter", limit: int, cipher: "BodyCipher"
+) -> "Iterator[tuple[Receipt, str]]":
+    """Yield the receipts of one app with its name, newest first, as far as they are needed."""
+    from app.outbox.search import ReceiptSearch, search
+
+    before: int | None = None
+    while True:
+        wanted = ReceiptSearch(app, which, before=before, limit=min(limit, PAGE))
+        found, before = search(connection, wanted, cipher)
+        yield from ((receipt, app) for receipt in found)
+        if before is None:
+            return
+
+
 def _document(
     settings: "Settings",
     app: str,
@@ -73,6 +130,12 @@ def _document(
 
     prefix = settings.gateway_root_path
     return {"app": app} | receipt_document(receipt, explanation=explanation, prefix=prefix)
+
+
+def _row(document: dict[str, Any]) -> tuple[str, ...]:
+    columns = [document[name] for name in ("acceptedAt", "status", "app", "action")]
+    event, user = document.get("event", "-"), user_or_device(document)
+    return (*columns, event, user, document["id"], leanplum_words(document))
 
 
 def receipt_fields(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

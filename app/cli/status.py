@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.common import engine_to_read, load_settings
+from app.cli.common import configured_apps, engine_to_read, load_settings
 from app.cli.output import AsJson, print_fields, print_json, print_table, print_text, printable
 from app.errors import StartRefused
 
@@ -68,7 +68,7 @@ def _read_status(settings: "Settings", max_age_seconds: float) -> dict[str, Any]
         counts = read_counts(connection, now - CALL_MINUTES * 60_000, None)
         seal = read_seal_state(fetcher(connection))
         database = _database_document(connection)
-    apps = _app_documents(queue, counts, _configured_apps(settings), now)
+    apps = _app_documents(queue, counts, configured_apps(settings), now)
     document = {"apps": apps, "deliverers": queue.deliverers, "database": database}
     document["audit"] = _audit_document(seal)
     attention = [*_attention(document, max_age_seconds), *_audit_attention(seal, now)]
@@ -79,15 +79,6 @@ def _database_document(connection: "Connection") -> dict[str, Any]:
     from app.database.size import database_bytes
 
     return {"kind": connection.dialect.name, "bytes": database_bytes(connection)}
-
-
-def _configured_apps(settings: "Settings") -> list[str]:
-    """Return the apps of the settings; none where the command is run without their keys."""
-    from app.apps import read_apps
-
-    if settings.leanplum_app_id is None and settings.gateway_apps_file is None:
-        return []
-    return list(read_apps(settings))
 
 
 def _app_documents(

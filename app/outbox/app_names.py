@@ -1,11 +1,11 @@
 """The names of the apps that items belong to, found without a walk through all items."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from sqlalchemy import Connection, func, select
 
 from app import ids
-from app.database.tables import acceptances, item_ids, items
+from app.database.tables import acceptances, item_ids, items, minute_counts
 
 
 def apps_of_id(connection: Connection, item_id: str) -> list[str]:
@@ -14,13 +14,10 @@ def apps_of_id(connection: Connection, item_id: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def apps_of(connection: Connection, seqs: Sequence[int]) -> dict[int, str]:
-    """Return the app of each item, by its sequence number."""
-    query = select(items.c.seq, acceptances.c.app).join(
-        acceptances, acceptances.c.first_seq == items.c.acceptance
-    )
-    rows = connection.execute(query.where(items.c.seq.in_(seqs)))
-    return {row.seq: row.app for row in rows}
+def app_names(connection: Connection) -> list[str]:
+    """Return the apps that had items or calls in the last two days, or items with own ids."""
+    counted = connection.execute(select(minute_counts.c.app).distinct()).scalars()
+    return sorted({*counted, *_apps_with_given_ids(connection)})
 
 
 def _apps_with_given_ids(connection: Connection) -> Iterator[str]:

@@ -137,6 +137,42 @@ def test_a_receipt_that_is_not_there_ends_with_1(served: Served, tmp_path: Path)
         assert "No item has the id" in done.stderr
 
 
+def test_receipts_are_found_newest_first_by_what_is_known_of_the_item(
+    served: Served, tmp_path: Path
+) -> None:
+    for event, item_id in (("Found", "fay-1"), ("Lost", "fay-2"), ("Found", "fay-3")):
+        send(served, tmp_path, event, "--user", "fay", "--id", item_id, "--wait", "20")
+    answer = served.gateway.event("fay", 4)
+
+    def found(*words: str) -> list[str]:
+        done = ended(tmp_path, "receipts", "find", *words, "--json", **served.database())
+        documents = json.loads(done.stdout)
+        assert done.returncode == (0 if documents else 1), done.stderr
+        return [document["id"] for document in documents]
+
+    assert found("--user", "fay") == ["fay-4", "fay-3", "fay-2", "fay-1"]
+    assert found("--user", " fay ", "--limit", "2") == ["fay-4", "fay-3"]
+    assert found("--user", "fay", "--event", "Found") == ["fay-3", "fay-1"]
+    assert found("--user", "fay", "--event", "Lost", "--status", "delivered") == ["fay-2"]
+    assert found("--user", "fay", "--status", "rejected") == []
+    assert found("--user", "fay", "--action", "advance") == []
+    assert found("--request", answer.headers["x-request-id"]) == ["fay-4"]
+    assert found("--user", "fay", "--app", "other") == []
+    assert found("--user", "fay", "--since", "2020-01-01T00:00:00Z")[0] == "fay-4"
+    assert found("--user", "fay", "--until", "2020-01-01T00:00:00Z") == []
+    assert found("--device", "fay") == []
+
+
+def test_found_receipts_are_a_table_with_leanplums_words(served: Served, tmp_path: Path) -> None:
+    served.leanplum.fault(mode="success-false", userId="rob", message="no such thing")
+    send(served, tmp_path, "E", "--user", "rob", "--id", "rob-1", "--wait", "20")
+    done = ended(tmp_path, "receipts", "find", "--user", "rob", **served.database())
+    header, row = (line.split("\t") for line in done.stdout.splitlines())
+    cells = dict(zip(header, row, strict=True))
+    assert (cells["STATUS"], cells["USER"], cells["ID"]) == ("rejected", "rob", "rob-1")
+    assert "no such thing" in cells["LEANPLUM"]
+
+
 # --- tail -----------------------------------------------------------------------------------------
 
 
