@@ -16,10 +16,8 @@ from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
     Fault,
-    Forbidden,
     GatewayError,
     Invalid,
-    KeyNotConfigured,
     Malformed,
     Overloaded,
     RateLimited,
@@ -37,20 +35,20 @@ from app.http import (
     BodyReader,
     RateLimiter,
     Receive,
+    RefusedItem,
     RequestContext,
     Tag,
     body_of,
     context_of,
-    crowded_error,
     is_small,
     parse_json,
     parse_strictly,
+    permitted,
     problem_responses,
     problems,
     refuse_crowded,
-    require_leanplum_key,
     require_media_type,
-    require_scope,
+    validated_item,
 )
 from app.ingest import (
     MAX_FAULTS,
@@ -62,12 +60,10 @@ from app.ingest import (
     unknown_field,
     validate,
 )
-from app.leanplum.actions import IN_DEVELOPMENT, key_for
-from app.model import App, Caller, KeyKind, NewItem, Taken
+from app.model import App, Caller, NewItem, Taken
 from app.receipts import receipt_path
 
 BATCH = "/v1/batch"
-RefusedItem = Refusal | KeyNotConfigured  # why one item of a batch is not accepted
 BATCH_MAY_BE_TAKEN = (
     "The outcome of the database commit is unknown: the items may have been accepted. Send them "
     "again, each with its id from ids as `id`, in the same order; none is accepted twice."
@@ -75,7 +71,6 @@ BATCH_MAY_BE_TAKEN = (
 # Validating a batch with more commas takes so long that it would delay other requests.
 FEW_COMMAS = 20_000
 FEW_ITEMS = 100  # items of a small batch, which is validated within milliseconds
-RESETS_ANOMALIES = "setUserAttributes"  # with resetAnomalies it needs the development key
 
 
 class BatchHandler:
@@ -261,58 +256,6 @@ def _validated_line(line: bytes, item_steps: ItemSteps) -> NewItem | RefusedItem
         return validated_item(parse_json(line), "", item_steps)
     except Malformed as refusal:
         return refusal
-
-
-def validated_item(raw: Any, base: str, item_steps: ItemSteps) -> NewItem | RefusedItem:
-    """Return the item in parsed JSON, or its refusal, whose pointers begin with `base`."""
-    crowded = crowded_error(raw, base)
-    if crowded is not None:
-        return crowded
-    try:
-        return validate.of_any_action(raw, base, item_steps)
-    except Invalid as refusal:
-        return refusal
-
-
-def permitted(
-    app: App, caller: Caller, validated: Sequence[NewItem | RefusedItem]
-) -> Sequence[NewItem | RefusedItem]:
-    """Replace each item that may not be sent by its refusal.
-
-    The caller's key may lack the scope of the action, or the app the Leanplum key.
-    """
-    actions = {item.action for item in validated if type(item) is NewItem}
-    all_permitted = all(_permits(app, caller, action) for action in actions)
-    if all_permitted and not _lacks_development_key(app, validated):
-        return validated
-    return [
-        _permitted_item(app, caller, item) if isinstance(item, NewItem) else item
-        for item in validated
-    ]
-
-
-def _permits(app: App, caller: Caller, action: str) -> bool:
-    """Tell whether every item of the action may be sent."""
-    known = validate.ITEM_ACTIONS[action]
-    if known.scope not in caller.scopes or known.key not in app.keys:
-        return False
-    return action != RESETS_ANOMALIES or KeyKind.DEVELOPMENT in app.keys
-
-
-def _lacks_development_key(app: App, validated: Sequence[NewItem | RefusedItem]) -> bool:
-    """Tell whether an item may be development traffic, and the app has no key for that."""
-    if KeyKind.DEVELOPMENT in app.keys:
-        return False
-    return any(IN_DEVELOPMENT in item.body for item in validated if type(item) is NewItem)
-
-
-def _permitted_item(app: App, caller: Caller, item: NewItem) -> NewItem | RefusedItem:
-    try:
-        require_scope(caller, validate.ITEM_ACTIONS[item.action].scope)
-        require_leanplum_key(app, key_for(item.action, item.body))
-    except (Forbidden, KeyNotConfigured) as refusal:
-        return refusal
-    return item
 
 
 def _answer(

@@ -5,32 +5,34 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Depends, Request
 
-from app import ids
 from app.api import schemas
-from app.api.batch import RefusedItem, permitted, validated_item
 from app.api.dependencies import KEY
 from app.clock import now_ms
-from app.errors import Fault, Invalid, Overloaded, Refusal
+from app.errors import Overloaded, Refusal
 from app.http import (
     MEMBERS_PER_ITEM,
+    MOST_PREVIEWED,
     Authenticator,
     BodyReader,
     RateLimiter,
     Receive,
+    RefusedItem,
     RequestContext,
     Tag,
     body_of,
     context_of,
     is_small,
+    items_to_preview,
+    leanplum_entry,
     parse_json,
+    permitted,
     problems,
+    validated_items,
 )
 from app.ingest.service import Ingest
-from app.leanplum import mapping
-from app.model import App, Item, NewItem
+from app.model import App, NewItem
 
 PREVIEW = "/v1/preview"
-MOST = 100  # items
 router = APIRouter(dependencies=KEY)
 
 
@@ -55,9 +57,9 @@ class PreviewHandler:
             app = authenticator.choose_app(context, caller)
             await limiter.refuse_spent(context, caller, ask=not is_small(context))
             body = await self._bodies.read_json(
-                context, receive, optional=False, most_members=MOST * MEMBERS_PER_ITEM
+                context, receive, optional=False, most_members=MOST_PREVIEWED * MEMBERS_PER_ITEM
             )
-            raw_items, base = _items(parse_json(body))
+            raw_items, base = items_to_preview(parse_json(body))
         except Refusal:
             # A body that cannot be parsed as items counts as one item.
             await limiter.take(context, caller, 1)
@@ -67,12 +69,9 @@ class PreviewHandler:
             raise
         await limiter.take(context, caller, len(raw_items))
         caller = authenticator.confirm(context, caller)
-        # The context does not get this item_steps: findings in previews are not counted.
+        # The context does not get these steps: findings in previews are not counted.
         item_steps = self._ingest.item_steps(app, caller, now_ms(), context.origin.named)
-        validated = [
-            validated_item(raw, base.format(index), item_steps)
-            for index, raw in enumerate(raw_items)
-        ]
+        validated = validated_items(raw_items, base, item_steps)
         context.subjects = {item.subject for item in validated if isinstance(item, NewItem)}
         results = permitted(app, caller, validated)
         prefix = context.prefix
@@ -105,36 +104,8 @@ async def preview(request: Request, previews: Annotated[PreviewHandler, Depends(
     return await previews.post(context, request.receive)
 
 
-def _items(raw: Any) -> tuple[list[Any], str]:
-    """Return the items of a body, and a template of the JSON Pointer to each."""
-    if isinstance(raw, dict) and "items" not in raw:
-        return [raw], ""
-    items = raw["items"] if isinstance(raw, dict) and raw.keys() == {"items"} else None
-    if not isinstance(items, list):
-        raise Invalid((Fault("", 'must be an item or {"items": [...]}', "type"),))
-    if not items:
-        raise Invalid((Fault("/items", "must contain at least one item", "count"),))
-    if len(items) > MOST:
-        raise Invalid((Fault("/items", f"must have at most {MOST} items", "count"),))
-    return items, "/items/{}"
-
-
 def _result(index: int, app: App, item: NewItem | RefusedItem, prefix: str) -> dict[str, Any]:
     if not isinstance(item, NewItem):
         return {"index": index, "problem": problems.of_error(item, prefix)}
     notes = orjson.loads(item.notes) if item.notes is not None else {}
     return {"index": index, "leanplum": leanplum_entry(app, item, now_ms()), **notes}
-
-
-def leanplum_entry(app: App, new: NewItem, now: int) -> dict[str, Any]:
-    """Return the entry for Leanplum of an item accepted at `now` (epoch milliseconds).
-
-    It has no reqId and uuid unless the id of the item is known: they derive from it.
-    """
-    item_id = new.id or ids.made(ids.new_prefix(now), 0)
-    item = Item(0, item_id, app.name, new.subject, new.action, new.body, now, 0, now)
-    entry: dict[str, Any] = orjson.loads(mapping.entry_for(item, ""))
-    if new.id is None:
-        entry.pop("reqId", None)
-        entry.pop("uuid", None)
-    return entry

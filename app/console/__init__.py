@@ -9,5 +9,7 @@
 - `polling`, `streams`: reading of what changes, once for all who look; server-sent events
 - `gateway_state`, `attention`: what the overview shows, and what needs a person's attention
 - `tail`: the last items that were accepted and settled
-- `sign_in`, `overview`, `live`, `unknown`: one module per page, with its template in `templates/`
+- `fields`: the values of form fields and queries
+- `sign_in`, `overview`, `live`, `keys`, `audit`, `preview`, `unknown`: one module for each page,
+  with its templates in `templates/`
 """

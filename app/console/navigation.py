@@ -22,4 +22,5 @@ PAGES = (
     Page("Live", "/live", Scope.RECEIPTS_READ),
     Page("Keys", "/keys", Scope.KEYS_MANAGE),
     Page("Audit", "/audit", Scope.AUDIT_READ),
+    Page("Preview", "/preview"),
 )

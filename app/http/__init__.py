@@ -33,7 +33,14 @@ from app.http.body import (
     without_bom,
 )
 from app.http.decompression import Decompressor, PlaceQueue, body_too_large, decompressor_of
+from app.http.item_checks import RefusedItem, permitted, validated_item
 from app.http.openapi_parts import Tag, body_of, parameters_of, problem_responses
+from app.http.previews import (
+    MOST_PREVIEWED,
+    items_to_preview,
+    leanplum_entry,
+    validated_items,
+)
 from app.http.problems import PROBLEMS, Answer, Problem, example
 from app.http.proxies import VARY_BY_PREFIX, Prefixes, TrustedProxies
 from app.http.rate_limiting import LimitUsage, RateLimiter
@@ -67,6 +74,7 @@ __all__ = [
     "JOB_ID_FIELDS",
     "JSON",
     "MEMBERS_PER_ITEM",
+    "MOST_PREVIEWED",
     "NDJSON",
     "NO_SNIFF",
     "NO_STORE",
@@ -88,6 +96,7 @@ __all__ = [
     "Problem",
     "RateLimiter",
     "Receive",
+    "RefusedItem",
     "RequestContext",
     "Tag",
     "TrustedProxies",
@@ -101,13 +110,16 @@ __all__ = [
     "headers_of_file",
     "idempotency_key",
     "is_small",
+    "items_to_preview",
     "key_in_headers",
+    "leanplum_entry",
     "log_failure",
     "new_request_id",
     "note_answer",
     "parameters_of",
     "parse_json",
     "parse_strictly",
+    "permitted",
     "problem_responses",
     "refuse_crowded",
     "refuse_declared",
@@ -115,5 +127,7 @@ __all__ = [
     "require_media_type",
     "require_scope",
     "transaction_record",
+    "validated_item",
+    "validated_items",
     "without_bom",
 ]

@@ -27,6 +27,7 @@ from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.console import audit as console_audit
 from app.console import keys as console_keys
 from app.console import live, overview, sign_in, unknown
+from app.console import preview as console_preview
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.ingest import parameter_sentence, pointer
@@ -57,6 +58,7 @@ ROUTERS = (
     live.router,
     console_keys.router,
     console_audit.router,
+    console_preview.router,
     unknown.router,  # the last one of the console's: it takes every path
 )
 

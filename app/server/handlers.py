@@ -18,6 +18,7 @@ from app.console.keys import KeyPages
 from app.console.live import LiveReader
 from app.console.overview import OverviewReader
 from app.console.pages import Pages
+from app.console.preview import Previewer
 from app.console.routes import Console
 from app.console.streams import Streams
 from app.enrichment.relayed_calls import RelayedCallPrivacy
@@ -46,6 +47,7 @@ class Handlers(NamedTuple):
     live: LiveReader
     key_pages: KeyPages
     audit_pages: AuditPages
+    previewer: Previewer
 
 
 def handlers_of(services: Services) -> Handlers:
@@ -140,6 +142,7 @@ def handlers_of(services: Services) -> Handlers:
         live=LiveReader(outbox, pages, streams),
         key_pages=KeyPages(key_service, limiter),
         audit_pages=AuditPages(audit_service, services.sealer),
+        previewer=Previewer(limiter, services.ingest, services.apps),
     )
 
 

@@ -42,6 +42,13 @@ OPERATIONS = (
     Operation("POST", "/keys/{key_id}/revoke", needs(Scope.KEYS_MANAGE), done=MISSING),
     Operation("GET", "/audit", needs(Scope.AUDIT_READ)),
     Operation("GET", "/audit/{record_id}", needs(Scope.AUDIT_READ), done=MISSING),
+    Operation("GET", "/preview"),
+    Operation(
+        "POST",
+        "/preview",
+        form=MappingProxyType({"app": "default", "items": "{}"}),
+        done=frozenset({200}),
+    ),
     Operation("GET", "/{path:path}", done=MISSING),
 )
 PUBLIC = {("GET", "/sign-in"), ("POST", "/sign-in")}
