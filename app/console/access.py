@@ -16,7 +16,7 @@ from app.callers import key_format
 from app.callers.directory import Directory
 from app.console.forms import MOST_BYTES, Form, read_form
 from app.console.sessions import Session, SessionStore, form_token
-from app.errors import Forbidden, Unauthorized
+from app.errors import Forbidden, NotFound, Unauthorized
 from app.http import (
     Authenticator,
     BodyReader,
@@ -26,7 +26,7 @@ from app.http import (
     require_scope,
     transaction_record,
 )
-from app.model import Caller, Scope
+from app.model import App, Caller, Scope
 
 ROOT = "/console"
 COOKIE = "leanplum_gateway_console"
@@ -111,6 +111,17 @@ class ConsoleAccess:
             raise Forbidden(NOT_OF_SESSION)
         self.confirm(visitor, *scopes)
         return visitor, form
+
+    def use_app(self, visitor: Visitor, name: str) -> App:
+        """Return an app that the visitor's request is about, as its audit record says.
+
+        Raises NotFound where the key may not use it, as for an app that does not exist.
+        """
+        app = self._apps.get(name)
+        if app is None or not visitor.caller.may_use(name):
+            raise NotFound("No app that your key may use has this name.")
+        visitor.context.app = app
+        return app
 
     def confirm(self, visitor: Visitor, *scopes: Scope) -> Caller:
         """Return the caller as the key is now: it may have changed since the request came.

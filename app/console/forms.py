@@ -47,6 +47,10 @@ async def read_form(
             errors="strict",
             max_num_fields=MOST_FIELDS,
         )
+        if any("\0" in value for values in fields.values() for value in values):
+            raise ValueError
     except ValueError:
-        raise Malformed("The body is not a form: it must be URL-encoded UTF-8.") from None
+        raise Malformed(
+            "The body is not a form: it must be URL-encoded UTF-8 without NUL characters."
+        ) from None
     return Form(fields)

@@ -19,6 +19,7 @@ class Page(NamedTuple):
 
 PAGES = (
     Page("Overview", ""),
+    Page("Find", "/find", Scope.RECEIPTS_READ),
     Page("Live", "/live", Scope.RECEIPTS_READ),
     Page("Keys", "/keys", Scope.KEYS_MANAGE),
     Page("Audit", "/audit", Scope.AUDIT_READ),

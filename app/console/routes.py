@@ -67,10 +67,19 @@ async def _invalid(request: Request, error: RequestValidationError) -> GatewayEr
     )
 
 
+async def _storable(request: Request) -> None:
+    """Refuse a NUL character in the URL, which PostgreSQL cannot store or compare."""
+    if b"%00" in request.scope["raw_path"] or b"%00" in request.scope["query_string"]:
+        faults = [{"loc": ("query", "URL"), "msg": "must not contain a NUL character"}]
+        raise RequestValidationError(faults)
+
+
 def console_router(dependencies: Any = ()) -> APIRouter:
     """Return a router for pages; they are not in the OpenAPI document."""
     return APIRouter(
-        route_class=ConsoleRoute, include_in_schema=False, dependencies=list(dependencies)
+        route_class=ConsoleRoute,
+        include_in_schema=False,
+        dependencies=[Depends(_storable), *dependencies],
     )
 
 

@@ -465,6 +465,10 @@ class Outbox:
         """Return what an item of `app` waits for, as far as the database tells."""
         return await self._read(partial(receipts.find_waits, app=app, receipt=receipt))
 
+    async def origin(self, receipt: Receipt) -> receipts.Origin | None:
+        """Return where an item came from; None if it was removed meanwhile."""
+        return await self._read(partial(receipts.find_origin, receipt=receipt))
+
     async def search_receipts(self, wanted: ReceiptSearch) -> ReceiptPage:
         """Return a page of receipts, newest first. Raises StorageUnavailable."""
         return await self._read(partial(search, wanted=wanted, cipher=self._cipher))

@@ -7,7 +7,7 @@ import orjson
 from sqlalchemy import Connection, Select, and_, select
 
 from app import ids
-from app.database.tables import acceptances, item_ids, items
+from app.database.tables import acceptances, attempts, item_ids, items
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, Receipt, Status
 
@@ -78,6 +78,41 @@ def receipt(found: Mapping[Any, Any], cipher: BodyCipher) -> Receipt:
         notes=orjson.loads(notes) if notes else None,
         event=found["event"],
     )
+
+
+class Origin(NamedTuple):
+    """Where an item came from, and what is known of it besides its receipt.
+
+    Times are in milliseconds. `sent_at`: when the attempt began that is open now. `keeps_content`:
+    the item can be sent again.
+    """
+
+    key_id: str
+    request_id: str
+    replayed_at: int | None
+    sent_at: int | None
+    keeps_content: bool
+
+
+def find_origin(connection: Connection, receipt: Receipt) -> Origin | None:
+    """Return where an item came from; None if it was removed meanwhile."""
+    row = connection.execute(
+        select(
+            acceptances.c.key_id,
+            acceptances.c.request_id,
+            items.c.replayed_at,
+            items.c.body.isnot(None),
+        )
+        .join(acceptances, acceptances.c.first_seq == items.c.acceptance)
+        .where(items.c.seq == receipt.seq)
+    ).first()
+    if row is None:
+        return None
+    key_id, request_id, replayed_at, keeps_content = row
+    # There are no more open attempts than calls in flight.
+    opened = connection.execute(select(attempts.c.started_at, attempts.c["items"])).all()
+    sent_at = [began for began, seqs in opened if receipt.seq in orjson.loads(seqs)]
+    return Origin(key_id, request_id, replayed_at, max(sent_at, default=None), bool(keeps_content))
 
 
 class Waits(NamedTuple):

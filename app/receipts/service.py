@@ -1,10 +1,22 @@
 """The service that finds receipts and explains why items wait."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from app.model import Receipt
+from app.outbox.item_filter import ItemFilter
 from app.outbox.outbox import Outbox
+from app.outbox.receipts import Origin
 from app.outbox.search import ReceiptPage, ReceiptSearch
 from app.receipts.waiting import DeliveryState, WaitExplanation, waiting_for
 from app.telemetry import Metrics
+
+
+class AppReceiptPage(NamedTuple):
+    """Receipts with their apps, newest first; `before` is where the search goes on, if it does."""
+
+    receipts: Sequence[tuple[str, Receipt]]
+    before: int | None
 
 
 class ReceiptService:
@@ -24,6 +36,31 @@ class ReceiptService:
     async def search(self, wanted: ReceiptSearch) -> ReceiptPage:
         """Return a page of receipts, newest first."""
         return await self._outbox.search_receipts(wanted)
+
+    async def search_apps(
+        self, apps: Sequence[str], which: ItemFilter, before: int | None, limit: int
+    ) -> AppReceiptPage:
+        """Return receipts of several apps, newest first, each with its app.
+
+        Where the search of an app went less far than the others', the page ends there.
+        """
+        pages = [
+            (app, await self.search(ReceiptSearch(app, which, before=before, limit=limit)))
+            for app in apps
+        ]
+        ends = [page.before for _, page in pages if page.before is not None]
+        end = max(ends, default=None)
+        found = [
+            (app, receipt)
+            for app, page in pages
+            for receipt in page.receipts
+            if end is None or receipt.seq >= end
+        ]
+        return AppReceiptPage(sorted(found, key=lambda entry: -entry[1].seq), end)
+
+    async def origin(self, receipt: Receipt) -> Origin | None:
+        """Return where an item came from; None if it was removed meanwhile."""
+        return await self._outbox.origin(receipt)
 
     async def explain(self, app: str, receipt: Receipt) -> WaitExplanation | None:
         """Return why an item waits, by the state of this process and the database."""

@@ -25,8 +25,8 @@ from app.api import (
 from app.compat.leanplum_sdk import endpoint as sdk
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.console import audit as console_audit
+from app.console import find, live, overview, sign_in, unknown
 from app.console import keys as console_keys
-from app.console import live, overview, sign_in, unknown
 from app.console import preview as console_preview
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
@@ -55,6 +55,7 @@ ROUTERS = (
     operations.router,
     sign_in.router,
     overview.router,
+    find.router,
     live.router,
     console_keys.router,
     console_audit.router,

@@ -13,6 +13,7 @@ from app.compat.segment.execute import MessageExecutor
 from app.console.access import ConsoleAccess
 from app.console.attention import AppDelivery, ProcessState
 from app.console.audit import AuditPages
+from app.console.find import FindPages
 from app.console.gateway_state import StateReader
 from app.console.keys import KeyPages
 from app.console.live import LiveReader
@@ -45,6 +46,7 @@ class Handlers(NamedTuple):
     console: Console
     overview: OverviewReader
     live: LiveReader
+    find_pages: FindPages
     key_pages: KeyPages
     audit_pages: AuditPages
     previewer: Previewer
@@ -140,6 +142,7 @@ def handlers_of(services: Services) -> Handlers:
             streams,
         ),
         live=LiveReader(outbox, pages, streams),
+        find_pages=FindPages(receipt_service, audit_service),
         key_pages=KeyPages(key_service, limiter),
         audit_pages=AuditPages(audit_service, services.sealer),
         previewer=Previewer(limiter, services.ingest, services.apps),

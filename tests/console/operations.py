@@ -33,6 +33,8 @@ MISSING = frozenset({404})  # the path has a placeholder, which names nothing
 OPERATIONS = (
     Operation("GET", ""),
     Operation("POST", "/sign-out"),
+    Operation("GET", "/find", needs(Scope.RECEIPTS_READ)),
+    Operation("GET", "/find/receipt", needs(Scope.RECEIPTS_READ), done=MISSING),
     Operation("GET", "/live", needs(Scope.RECEIPTS_READ)),
     Operation("GET", "/keys", needs(Scope.KEYS_MANAGE)),
     Operation("GET", "/keys/new", needs(Scope.KEYS_MANAGE)),
