@@ -23,6 +23,7 @@ only from those below it:
     api          /v1, one module per resource
     console      pages for operators, with sessions
     compat       compatibility endpoints: Leanplum's protocol for SDKs, and Segment's
+    pages        what HTML pages share: static files, templates, style
     http         request plumbing that api and compat share
     tracking     the tracking plan, the names that an app uses, and violations
     enrichment   normalization of items, and privacy rules

@@ -528,6 +528,20 @@ class PreviewAnswer(TypedDict):
     ]
 
 
+class Pages(TypedDict):
+    """The pages of the gateway."""
+
+    name: Annotated[str, Field(description="Name of the product.", examples=["Leanplum gateway"])]
+    version: Annotated[str, Field(description="Version of the gateway.", examples=["0.1.0"])]
+    links: Annotated[
+        dict[str, str],
+        Field(
+            description="Path of each page by its name.",
+            examples=[{"docs": "/docs", "console": "/console", "problems": "/problems"}],
+        ),
+    ]
+
+
 class PartState(TypedDict):
     """The state of one part of the gateway."""
 

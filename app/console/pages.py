@@ -6,12 +6,12 @@ from typing import Any
 
 from fastapi import Response
 from fastapi.responses import HTMLResponse, RedirectResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from app.clock import instant
 from app.console.access import ROOT, TOKEN_FIELD, Visitor
 from app.console.navigation import PAGES
 from app.http import VARY_BY_PREFIX
+from app.pages import environment
 
 # Scripts and styles come only from files of this gateway. `same-origin` instead of `no-referrer`,
 # with which browsers would send `Origin: null` with forms.
@@ -28,24 +28,13 @@ HEADERS: Mapping[str, str] = {
 }
 
 
-def asset_path(name: str) -> str:
-    """Return the path of a static file."""
-    return f"/assets/{name}"
-
-
 class Pages:
     """The renderer of pages. What is inserted into a template is escaped."""
 
     def __init__(self) -> None:
-        self._environment = Environment(
-            loader=PackageLoader("app.console"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._environment = environment(["app.console"])
         self._environment.filters |= FILTERS
-        self._environment.globals |= {"TOKEN_FIELD": TOKEN_FIELD, "asset_path": asset_path}
+        self._environment.globals |= {"TOKEN_FIELD": TOKEN_FIELD}
 
     def render(
         self, template: str, visitor: Visitor, *, status: int = 200, **values: Any

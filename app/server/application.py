@@ -31,7 +31,7 @@ from app.console import preview as console_preview
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.ingest import parameter_sentence, pointer
-from app.server import operations
+from app.server import operations, pages
 from app.server.bootstrap import Services, gateway
 from app.server.handlers import Handlers, handlers_of
 from app.server.lifecycle import Lifecycle
@@ -53,6 +53,7 @@ ROUTERS = (
     audit.router,
     tracking.router,
     operations.router,
+    pages.router,
     sign_in.router,
     overview.router,
     find.router,
@@ -161,7 +162,7 @@ def create_app(settings: Settings, *, delivery: bool = True) -> Application:
     app = Application(settings, Metrics(), delivery=delivery)
     for router in ROUTERS:
         app.include_router(router)
-    operations.add_documentation(app)
+    pages.add_documentation(app)
     app.add_exception_handler(GatewayError, _problem)
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _parameter_problem)
@@ -249,7 +250,7 @@ def _allowed(request: Request) -> list[str]:
         )
         if isinstance(route, Route) and route.path_regex.match(request.scope["path"])
         for method in route.methods or ()
-    } or {"GET"}  # the pages' files
+    }
     return sorted(found | {"HEAD"} if "GET" in found else found)
 
 

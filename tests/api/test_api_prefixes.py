@@ -19,17 +19,17 @@ from app.compat.leanplum_sdk.endpoint import PATHS as SDK_PATHS
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.errors import StartRefused
 from app.http.proxies import OWN, forwarded_prefix
-from app.server.application import create_app
+from app.server.application import ROUTERS, create_app
 from app.settings import Settings, load
 from app.urls import parse_path_prefix
-from tests.support import chromium
-from tests.support.chromium import needs_chromium
+from tests.support.browser import Visit
 from tests.support.gateway import WIDE, make_settings
 from tests.support.http_server import Wire, served
 from tests.support.wait import free_port, until
 
 P = "/leanplum"
 HEADER = b"x-forwarded-prefix"
+NONCE = re.compile(r'(?<=csp-nonce" content=")[^"]+')  # of the page /docs, new each time
 PLAIN = {
     "/leanplum": "/leanplum",
     "/leanplum/": "/leanplum",
@@ -93,6 +93,7 @@ def test_the_names_that_a_prefix_may_clash_with_are_those_of_the_routes() -> Non
         *SDK_PATHS,
         *SEGMENT_PATHS,
         *(getattr(route, "path", "/") for route in app.routes),
+        *(getattr(route, "path", "/") for router in ROUTERS for route in router.routes),
     }
     assert {path.split("/")[1] for path in paths} - {""} == OWN
 
@@ -229,14 +230,20 @@ def check_everything(site: Site, *, slashes: bool = True) -> None:
         assert site.follow(answer.json()["type"]).status_code == 200
     assert site.call("GET", "/nowhere").json()["type"] == f"{prefix}/problems/not-found"
 
-    for page in ("/docs", "/redoc", "/problems", "/problems/validation"):
-        shown = site.call("GET", page)
-        assert shown.headers["vary"] == "X-Forwarded-Prefix"
-        links = re.findall(r"""(?:href|src|spec-url)=["']([^"']+)|url: ["']([^"']+)""", shown.text)
-        links = [one or other for one, other in links if not (one or other).startswith("data:")]
+    # Where a prefix could be one of the gateway's own paths, it is left in before an empty path.
+    index = [] if site.inside and site.inside.split("/")[1] in OWN else ["/"]
+    for page in (*index, "/docs", "/problems", "/problems/validation"):
+        shown = site.call("GET", page, headers={"Accept": "text/html"})
+        assert "X-Forwarded-Prefix" in shown.headers["vary"]
+        links = re.findall(r"""(?:href|src|data-document)=["']([^"'#]+)["']""", shown.text)
         assert links
-        for link in links:
-            assert site.follow(link).status_code == 200, (page, link)
+        for link in set(links) - ({f"{prefix}/"} if not index else set()):
+            # The console leads to its sign-in.
+            assert site.follow(link).status_code in {200, 303}, (page, link)
+    redirect = site.call("GET", "/redoc")
+    assert (redirect.status_code, redirect.headers["location"]) == (308, f"{prefix}/docs")
+    for page in index:
+        assert site.call("GET", page).json()["links"]["docs"] == f"{prefix}/docs"
     document = site.call("GET", "/openapi.json").json()
     assert document["servers"] == [{"url": prefix or "/"}]
 
@@ -310,9 +317,9 @@ def test_a_proxy_that_is_not_trusted_names_no_prefix(
 @pytest.mark.parametrize("bad", [one for one in BAD if one.isascii() and "\0" not in one])
 def test_no_prefix_leads_elsewhere_or_runs_in_a_page(trusting: Running, bad: str) -> None:
     named = {"X-Forwarded-Prefix": bad}
-    for path in ("/docs", "/redoc", "/problems", "/problems/validation", "/openapi.json"):
+    for path in ("/", "/docs", "/problems", "/problems/validation", "/openapi.json"):
         clean, shown = trusting.call("GET", path), trusting.call("GET", path, headers=named)
-        assert shown.text == clean.text
+        assert NONCE.sub("", shown.text) == NONCE.sub("", clean.text)
     accepted = trusting.call(
         "POST", "/v1/events", json={"userId": "u1", "event": "E"}, headers=named
     )
@@ -421,16 +428,13 @@ def test_through_nginx_every_link_leads_to_the_gateway(
 
 
 @needs_nginx
-@needs_chromium
-@pytest.mark.parametrize("page", ["docs", "redoc"])
 @pytest.mark.parametrize("set_up", ["configured, left in", "named, taken off"])
-def test_a_browser_shows_the_pages_under_the_prefix(
-    page: str, set_up: str, tmp_path: Path, migrated: Path
+def test_a_browser_shows_the_reference_under_the_prefix(
+    set_up: str, tmp_path: Path, migrated: Path, visit: Visit
 ) -> None:
     given, slash, more = SET_UPS[set_up]
     with running(tmp_path, migrated, given) as server, nginx(server.port, slash, more) as port:
-        shown = chromium.dump(f"http://127.0.0.1:{port}{P}/{page}", tmp_path)
-    assert "Track an event" in shown.stdout
-    assert "/v1/receipts/" in shown.stdout
-    assert P in re.findall(r'<option value="([^"]*)"', shown.stdout) if page == "docs" else True
-    assert "Uncaught" not in shown.stderr
+        page = visit(f"http://127.0.0.1:{port}{P}/docs")
+        page.get_by_role("heading", name="Leanplum gateway").wait_for(timeout=60_000)
+        page.get_by_text(f"http://127.0.0.1:{port}{P}").first.wait_for()
+        visit.check()

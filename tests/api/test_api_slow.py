@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
+from app.pages import asset_path
 from app.server.application import create_app
 from app.settings import Settings
 from tests.support.gateway import make_settings
@@ -172,7 +173,7 @@ def test_a_caller_that_says_nothing_at_all_is_let_go(tmp_path: Path, migrated: P
 
 
 def test_a_caller_that_does_not_read_its_answer_is_cut_off(tmp_path: Path, migrated: Path) -> None:
-    asked = b"GET /assets/redoc.standalone.js HTTP/1.1\r\nHost: gateway\r\n\r\n"
+    asked = f"GET {asset_path('scalar.js')} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode()
     with gateway(tmp_path, migrated) as (port, _), closing(Wire(port, window=4_096)) as wire:
         wire.say(asked * 5)
         began = time.monotonic()
@@ -187,7 +188,7 @@ def test_a_caller_that_does_not_read_its_answer_is_cut_off(tmp_path: Path, migra
 def test_a_caller_that_reads_slowly_but_steadily_gets_its_whole_answer(
     tmp_path: Path, migrated: Path
 ) -> None:
-    asked = b"GET /assets/redoc.standalone.js HTTP/1.1\r\nHost: gateway\r\n\r\n"
+    asked = f"GET {asset_path('scalar.js')} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode()
     with gateway(tmp_path, migrated) as (port, _), closing(Wire(port, window=65_536)) as wire:
         wire.say(asked)
         seen, length, began = b"", 10**9, time.monotonic()
