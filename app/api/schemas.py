@@ -119,7 +119,8 @@ class WaitingFor(TypedDict):
         Field(
             description="`app-held`: Leanplum rejects the key or the app. `retry`: the last "
             "attempt failed. `earlier-item`: an earlier item of the same user is waiting. "
-            "`circuit-open`: Leanplum is unavailable. `rate`: Leanplum accepts fewer calls.",
+            "`circuit-open`: Leanplum is unavailable. `rate`: the limits of calls to Leanplum "
+            "are reached.",
             examples=["retry"],
         ),
     ]

@@ -220,8 +220,7 @@ deliverers = Table(
     Column("id", Text, primary_key=True),
     Column("expires_at", BigInteger, nullable=False),
     Column("lock", Text),  # the identity of its liveness lock
-    # By app, as JSON: what keeps its calls from beginning, as of the last renewal
-    Column("limits", Text),
+    Column("states", Text),  # of delivery by app, as of the last renewal; JSON
 )
 
 leases = Table(

@@ -143,6 +143,11 @@ class AttemptRunner:
             self._metrics.call_rate.labels(app).set_function(lambda: pacer.pace.rate)
         return self._pacers[app]
 
+    def circuit_states(self) -> dict[str, tuple[str, int]]:
+        """Return by app the state of its circuit, and since when (ms)."""
+        metrics = self._metrics
+        return {app: (state, metrics.states_since[app]) for app, state in metrics.states.items()}
+
     @property
     def unsent(self) -> tuple[str, ...]:
         """The attempts that may have been written down and were not sent."""

@@ -23,6 +23,7 @@ from app.errors import StorageUnavailable
 from app.leanplum.client import LeanplumClient
 from app.leanplum.http_response import MAX_RETRY_AFTER_SECONDS
 from app.model import App, Item
+from app.outbox.delivery_states import DeliveryState
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
 
@@ -37,6 +38,9 @@ RENEW_SECONDS = 2.0
 # A larger gain of the database's clock between renewals means that the clock was set
 CLOCK_STEP_SECONDS = 10.0
 LEASE_SECONDS = 15.0  # beyond the time that a call may take: how long a deliverer may be silent
+
+# A shorter wait for the next call is the pace itself, a longer one is Leanplum's `Retry-After`
+LONG_PAUSE_MS = 1_000
 
 log = structlog.get_logger("delivery")
 
@@ -100,6 +104,9 @@ class Deliverer:
         self._wake = asyncio.Event()
         self._changed, self._polled_at = True, -math.inf
         self._stopping = False
+        # By app: since when its items are ready and the limits allow no further call
+        self._limited_since: dict[str, int] = {}
+        self._stored_circuits: dict[str, tuple[str, int]] = {}
 
     def look_again(self) -> None:
         """Look at once for items of users who are no longer locked."""
@@ -164,7 +171,31 @@ class Deliverer:
         while (app := self._next_app()) is not None:
             self._begin_call(app)
             begun += 1
+        self._note_limited()
         return begun
+
+    def _note_limited(self) -> None:
+        """Note the apps whose items are ready, and for which no further call may begin."""
+        apps = self.window.apps
+        if apps or self._limited_since:
+            now, limited_since = self._options.clock(), self._limited_since
+            self._limited_since = {app: limited_since.get(app, now) for app in apps}
+
+    def _states(self, circuits: Mapping[str, tuple[str, int]]) -> dict[str, DeliveryState]:
+        """Return the state of delivery by app, as it is stored for other processes."""
+        now, ticks, states = self._options.clock(), self._ticks(), dict[str, DeliveryState]()
+        for app in circuits.keys() | self._limited_since.keys():
+            state, since = circuits.get(app, ("closed", 0))
+            pace = self._attempts.pacer(app).pace
+            pause_ms = int(1000 * pace.wait(ticks))
+            states[app] = DeliveryState(
+                state=state,
+                since=since,
+                calls_per_second=pace.rate,
+                limited_since=self._limited_since.get(app),
+                paused_until=now + pause_ms if pause_ms >= LONG_PAUSE_MS else None,
+            )
+        return states
 
     def _next_app(self) -> str | None:
         """Return the first app for which a call may begin now."""
@@ -201,7 +232,8 @@ class Deliverer:
             await self._outbox.release(self.owner, sorted(self._leaving))
             self._leaving = frozenset()
         began = self._ticks()
-        if began < self._renewed_at + RENEW_SECONDS:
+        circuits = self._attempts.circuit_states()
+        if began < self._renewed_at + RENEW_SECONDS and circuits == self._stored_circuits:
             return
         liveness = self._attempts.liveness
         others = await self._outbox.processes()
@@ -216,7 +248,9 @@ class Deliverer:
             liveness=liveness.identity(),
             forget=unsent,
             latest=self._lease_clock.latest(began),
+            states=self._states(circuits),
         )
+        self._stored_circuits = circuits
         self._attempts.forget(unsent)
         self._lease_clock.note(lease.at, began)
         self._renewed_at, self._attempts.leased_until = began, began + self._lease_seconds

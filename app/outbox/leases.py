@@ -25,8 +25,9 @@ from app.outbox import logins, user_lock_rows
 from app.outbox.settle import ItemChange, apply_changes, forget
 
 RENEW = """
-INSERT INTO deliverers (id, expires_at, lock) VALUES (?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at, lock = excluded.lock
+INSERT INTO deliverers (id, expires_at, lock, states) VALUES (?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET
+expires_at = excluded.expires_at, lock = excluded.lock, states = excluded.states
 """
 EXPIRE = """
 DELETE FROM deliverers
@@ -70,7 +71,7 @@ class RenewLeases:
     `dead`: ids of processes that are known to have ended. `unknown`: actions that are not sent
     twice. `liveness`: the identity of the deliverer's liveness lock. `forget`: attempts that may be
     recorded and were not sent. `latest`: the latest time by which others' leases are judged, in
-    case the database's clock was set forward.
+    case the database's clock was set forward. `states`: the states of its delivery, as JSON.
     """
 
     owner: str
@@ -83,6 +84,7 @@ class RenewLeases:
     liveness: str | None = None
     forget: Sequence[str] = ()
     latest: int | None = None
+    states: str = "{}"
     rows: int = 1
 
     @classmethod
@@ -108,7 +110,7 @@ class RenewLeases:
     def _renew(self, cursor: Cursor, now: int) -> None:
         """Renew this deliverer's row, and remove the rows of dead deliverers."""
         expires_at = now + self.lease_ms
-        cursor.execute(RENEW, (self.owner, expires_at, self.liveness))
+        cursor.execute(RENEW, (self.owner, expires_at, self.liveness, self.states))
         cursor.execute(STEPPED, (expires_at, expires_at + STEPPED_MS))
         judged_at = now if self.latest is None else min(now, self.latest)
         statement = EXPIRE.format(ids=cursor.dialect.values("text"))

@@ -40,6 +40,10 @@ WAITS = """
 SELECT 1 FROM logins l JOIN items i ON i.seq = l.seq
 WHERE i.settled_at IS NULL AND l.seq > ? AND l.lane IN {lanes} LIMIT 1
 """
+WAITS_BEFORE = """
+SELECT 1 FROM logins l JOIN items i ON i.seq = l.seq
+WHERE i.settled_at IS NULL AND l.lane = ? AND l.seq < ? LIMIT 1
+"""
 JOINED = "SELECT lane FROM logins WHERE lane >= 0 AND seq IN {seqs}"
 OVER = """
 SELECT l.lane, l.seq FROM logins l LEFT JOIN items i ON i.seq = l.seq
@@ -134,6 +138,12 @@ def wait(connection: Connection, lanes: Collection[int]) -> bool:
     dialect = DIALECTS[connection.dialect.name]
     statement = dialect.sql(WAITS.format(lanes=dialect.values("bigint")))
     return connection.exec_driver_sql(statement, (0, _text(list(lanes)))).first() is not None
+
+
+def waits_before(connection: Connection, lane: int, seq: int) -> bool:
+    """Return whether a login before a sequence number waits that concerns a lane."""
+    statement = DIALECTS[connection.dialect.name].sql(WAITS_BEFORE)
+    return connection.exec_driver_sql(statement, (lane, seq)).first() is not None
 
 
 def over(connection: Connection, limit: int) -> list[Row]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import structlog
@@ -32,6 +33,7 @@ from app.model import (
     Verdict,
 )
 from app.outbox import (
+    delivery_states,
     erasure,
     logins,
     minute_counts,
@@ -42,6 +44,7 @@ from app.outbox import (
 )
 from app.outbox.accept import Accept, Erase
 from app.outbox.dead_letters import DeadLetterService
+from app.outbox.delivery_states import DeliveryState
 from app.outbox.feed import Feed, FeedStep
 from app.outbox.leases import Pseudonymize, ReleaseLeases, RenewLeases
 from app.outbox.search import ReceiptPage, ReceiptSearch, search
@@ -252,12 +255,14 @@ class Outbox:
         liveness: str | None = None,
         forget: Sequence[str] = (),
         latest: int | None = None,
+        states: Mapping[str, DeliveryState] = MappingProxyType({}),
     ) -> Lease:
         """Renew the leases of deliverer `owner` for `lease_ms`; recover attempts of dead ones.
 
         `pseudonymize` hashes users for the audit; without it no user is named. `liveness`: the
         identity of its liveness lock. `forget`: attempts that may be recorded and were not sent.
-        `latest`: the latest time by which others' leases are judged.
+        `latest`: the latest time by which others' leases are judged. `states`: those of its
+        delivery, by app.
         """
         renew = RenewLeases(
             owner=owner,
@@ -270,6 +275,7 @@ class Outbox:
             liveness=liveness,
             forget=forget,
             latest=latest,
+            states=delivery_states.render(states),
         )
         lease = await self._writer.write(renew)
         self.queued -= lease.settled

@@ -10,6 +10,8 @@ from app import ids
 from app.database.tables import acceptances, attempts, item_ids, items
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, Receipt, Status
+from app.outbox import delivery_states, logins
+from app.outbox.delivery_states import DeliveryState
 
 # The columns of a receipt's row, and the query for such rows
 COLUMNS = (
@@ -119,11 +121,14 @@ class Waits(NamedTuple):
     """The reason why an item waits.
 
     `held_next`: when the app of a held item is tried again at the earliest, in milliseconds; None
-    if no held item of the app is found. `behind`: an earlier item of its user waits.
+    if no held item of the app is found. `behind`: an earlier item of its user waits. `in_flight`:
+    it is being sent. `delivery`: the state of the deliverer that has its lane; None if none has.
     """
 
     held_next: int | None = None
     behind: bool = False
+    in_flight: bool = False
+    delivery: DeliveryState | None = None
 
 
 def find_waits(connection: Connection, app: str, receipt: Receipt) -> Waits:
@@ -146,5 +151,16 @@ def find_waits(connection: Connection, app: str, receipt: Receipt) -> Waits:
     nearest = before.order_by(items.c.seq.desc()).limit(NEAREST_ITEMS).subquery()
     lane = ids.lane(app, receipt.subject)
     earlier = select(nearest.c.lane).where(nearest.c.lane == lane).limit(1)
-    held_next = connection.execute(held).scalar()
-    return Waits(held_next, connection.execute(earlier).first() is not None)
+    return Waits(
+        held_next=connection.execute(held).scalar(),
+        behind=connection.execute(earlier).first() is not None
+        or logins.waits_before(connection, lane, receipt.seq),
+        in_flight=_is_in_flight(connection, receipt.seq),
+        delivery=delivery_states.of_lane(connection, app, lane),
+    )
+
+
+def _is_in_flight(connection: Connection, seq: int) -> bool:
+    """Return whether an item is being sent."""
+    attempts = connection.exec_driver_sql("SELECT items FROM attempts").scalars()
+    return any(seq in orjson.loads(sent) for sent in attempts)

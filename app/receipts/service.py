@@ -8,8 +8,7 @@ from app.outbox.item_filter import ItemFilter
 from app.outbox.outbox import Outbox
 from app.outbox.receipts import Origin
 from app.outbox.search import ReceiptPage, ReceiptSearch
-from app.receipts.waiting import DeliveryState, WaitExplanation, waiting_for
-from app.telemetry import Metrics
+from app.receipts.waiting import WaitExplanation, waiting_for
 
 
 class AppReceiptPage(NamedTuple):
@@ -22,8 +21,8 @@ class AppReceiptPage(NamedTuple):
 class ReceiptService:
     """The service that finds receipts and explains why items wait."""
 
-    def __init__(self, outbox: Outbox, metrics: Metrics) -> None:
-        self._outbox, self._metrics = outbox, metrics
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
 
     async def find(self, app: str, item_id: str) -> Receipt | None:
         """Return the receipt of an item, by the caller's id or the gateway's."""
@@ -63,10 +62,7 @@ class ReceiptService:
         return await self._outbox.origin(receipt)
 
     async def explain(self, app: str, receipt: Receipt) -> WaitExplanation | None:
-        """Return why an item waits, by the state of this process and the database."""
+        """Return why an item waits, as far as the database tells."""
         if receipt.settled:
             return None
-        metrics = self._metrics
-        delivery = DeliveryState(metrics.states.get(app, ""), metrics.states_since.get(app, 0))
-        waits = await self._outbox.waiting_for(app, receipt)
-        return waiting_for(receipt, waits, delivery)
+        return waiting_for(receipt, await self._outbox.waiting_for(app, receipt))

@@ -1,21 +1,13 @@
 """The reasons why items wait, from the state of delivery and of the database. Pure."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from app.clock import instant
+from app.clock import instant, now_ms
 from app.model import Receipt, Status
+from app.outbox.delivery_states import DeliveryState
 from app.outbox.receipts import Waits
 
-
-class DeliveryState(NamedTuple):
-    """The state of delivery for an app (`metrics.states`), and since when (epoch milliseconds)."""
-
-    state: str = ""
-    since: int = 0
-
-
-NOTHING_KNOWN, NORMAL_DELIVERY = Waits(), DeliveryState()
+NOTHING_KNOWN = Waits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +25,27 @@ class WaitExplanation:
 
 
 def waiting_for(
-    receipt: Receipt,
-    waits: Waits = NOTHING_KNOWN,
-    delivery: DeliveryState = NORMAL_DELIVERY,
+    receipt: Receipt, waits: Waits = NOTHING_KNOWN, now: int | None = None
 ) -> WaitExplanation | None:
-    """Return why an item waits; None if it is settled, or if nothing is known to stop it.
+    """Return why an item waits; None if nothing is known to stop it.
 
-    `waits` is what the database knows of other items; `delivery` is the state in this process, if
-    it delivers.
+    That is so if it is settled or being sent, and while no deliverer runs. `waits` is what the
+    database knows of other items and of delivery; `now` is in milliseconds.
     """
-    since = receipt.accepted_at
-    if receipt.settled:
+    since, state = receipt.accepted_at, waits.delivery or DeliveryState()
+    if receipt.settled or waits.in_flight:
         return None
-    if delivery.state == "held":
-        return WaitExplanation("app-held", max(since, delivery.since))
+    if state.state == "held":
+        return WaitExplanation("app-held", max(since, state.since))
     if receipt.status is Status.HELD or waits.held_next is not None:
         return WaitExplanation("app-held", since)
-    if receipt.status is Status.RETRYING:
-        return WaitExplanation("retry", since, receipt.next_attempt_at)
-    if delivery.state == "open":
-        return WaitExplanation("circuit-open", max(since, delivery.since))
-    return WaitExplanation("earlier-item", since) if waits.behind else None
+    due = receipt.next_attempt_at or 0
+    if due > (now_ms() if now is None else now):
+        return WaitExplanation("retry", since, due)
+    if state.state == "open":
+        return WaitExplanation("circuit-open", max(since, state.since))
+    if waits.behind:
+        return WaitExplanation("earlier-item", since)
+    if state.limited_since is not None:
+        return WaitExplanation("rate", max(since, state.limited_since), state.paused_until)
+    return WaitExplanation("retry", since, due) if due else None

@@ -63,7 +63,7 @@ def handlers_of(services: Services) -> Handlers:
         lambda: {*services.apps, *services.tracking.names.counts()},
     )
     key_service = KeyService(services.keys, services.directory)
-    receipt_service = ReceiptService(outbox, services.metrics)
+    receipt_service = ReceiptService(outbox)
     privacy = RelayedCallPrivacy(services.enrichment)
     job_facts = JobFacts(services.pseudonyms.of)
     credentials = BodyCredentials(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.clock import instant, now_ms
 from app.settings import Settings
 from tests.support.gateway import EVENT, Talk, running
 from tests.support.simulator import Leanplum, delivering_to, simulated
@@ -23,6 +24,11 @@ def leanplum() -> Iterator[Leanplum]:
 def receipt(talk: Talk, item_id: str) -> dict[str, Any]:
     found: dict[str, Any] = talk.get(f"/v1/receipts/{item_id}").json()
     return found
+
+
+def reason(talk: Talk, item_id: str) -> str | None:
+    waits = receipt(talk, item_id).get("waitingFor")
+    return None if waits is None else waits["reason"]
 
 
 def send(talk: Talk, item_id: str, user: str = "ann", **headers: str) -> dict[str, Any]:
@@ -82,12 +88,54 @@ def test_a_receipt_says_that_leanplum_is_away(
         leanplum.fault(mode="503", times=None)
         for number in range(6):
             send(talk, f"first-{number}", f"user{number}", Prefer="wait=0")
-        until(lambda: receipt(talk, "first-0")["waitingFor"]["reason"] == "retry")
+        until(lambda: reason(talk, "first-0") == "retry")
         until(
             lambda: "waiting" in talk.get("/readyz").json()["parts"]["delivery"].get("detail", "")
         )
-        send(talk, "late", "bob")
-        assert receipt(talk, "late")["waitingFor"]["reason"] == "circuit-open"
+        with running(settings(), path) as accepting:
+            accepting.key = talk.key
+            send(accepting, "late", "bob")
+            until(lambda: reason(accepting, "late") == "circuit-open")
+            assert reason(talk, "late") == "circuit-open"
+
+
+def test_a_receipt_says_that_leanplum_accepts_no_more_calls_whichever_process_is_asked(
+    leanplum: Leanplum, settings: Make, path: Path
+) -> None:
+    with delivering_to(leanplum, settings, path) as talk:
+        leanplum.fault(mode="429", retryAfter=600)
+        send(talk, "first")
+        until(lambda: receipt(talk, "first")["status"] == "retrying")
+        with running(settings(), path) as accepting:
+            accepting.key = talk.key
+            send(accepting, "late", "bob")
+            until(lambda: reason(accepting, "late") == "rate")
+            waits = receipt(talk, "late")["waitingFor"]
+            assert waits["since"] >= receipt(talk, "late")["acceptedAt"]
+            assert waits["until"] > instant(now_ms() + 500_000)
+
+
+def test_an_item_behind_a_login_waits_for_an_earlier_item(
+    leanplum: Leanplum, settings: Make, path: Path
+) -> None:
+    with delivering_to(leanplum, settings, path) as talk:
+        leanplum.fault(mode="503", retryAfter=600)
+        login = {"action": "setUserAttributes", "userId": "old", "newUserId": "new", "id": "login"}
+        talk.batch([login])
+        until(lambda: receipt(talk, "login")["status"] == "retrying")
+        send(talk, "behind", "new")
+        assert reason(talk, "behind") == "earlier-item"
+
+
+def test_an_item_that_is_being_sent_waits_for_nothing(
+    leanplum: Leanplum, settings: Make, path: Path
+) -> None:
+    with delivering_to(leanplum, settings, path) as talk:
+        leanplum.fault(mode="slow", delay=3)
+        send(talk, "sent")
+        send(talk, "behind")
+        until(lambda: talk.rows("SELECT 1 FROM attempts") != [])
+        assert reason(talk, "sent") is None
 
 
 def test_a_receipt_that_is_settled_or_just_accepted_waits_for_nothing(

@@ -136,7 +136,7 @@ def _create_delivery() -> None:
         sa.Column("id", sa.Text, primary_key=True),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
         sa.Column("lock", sa.Text),
-        sa.Column("limits", sa.Text),
+        sa.Column("states", sa.Text),
     )
     leases = op.create_table(
         "leases",
