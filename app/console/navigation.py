@@ -21,6 +21,7 @@ PAGES = (
     Page("Overview", ""),
     Page("Find", "/find", Scope.RECEIPTS_READ),
     Page("Live", "/live", Scope.RECEIPTS_READ),
+    Page("Dead letters", "/dead-letters", Scope.DEAD_LETTERS_MANAGE),
     Page("Keys", "/keys", Scope.KEYS_MANAGE),
     Page("Audit", "/audit", Scope.AUDIT_READ),
     Page("Preview", "/preview"),

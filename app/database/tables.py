@@ -22,6 +22,7 @@ row_sets         how many caller keys and erasures there are, and a digest of al
                  rows has a MAC
 taxonomy         the names of events, states, parameters and attributes that each app has
 plan_violations  violations of the tracking plan, counted
+dead_letter_runs replays and discards of dead letters from the console, with their progress
 minute_counts    items and calls, counted by minute and app; each process has rows of its own
 sequence         the last numbers of items and records: one row, so they follow the commits' order
 """
@@ -391,4 +392,21 @@ minute_counts = Table(
     Column("total", BigInteger, nullable=False),
     PrimaryKeyConstraint("minute", "app", "kind", "part"),
     sqlite_with_rowid=False,
+)
+
+dead_letter_runs = Table(
+    "dead_letter_runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("app", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("dry_run", SmallInteger, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("choice", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("matched", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("detail", Text, nullable=False),
 )

@@ -4,6 +4,7 @@ from app.http.audit_trail import (
     JOB_ID_FIELDS,
     AuditTrail,
     JobFacts,
+    TransactionRecord,
     note_answer,
     transaction_record,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "RefusedItem",
     "RequestContext",
     "Tag",
+    "TransactionRecord",
     "TrustedProxies",
     "body_of",
     "body_too_large",

@@ -3,10 +3,10 @@
 Operators list, replay and discard them, by HTTP and by command alike (`DeadLetterService`).
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from sqlalchemy import ColumnElement, Connection, Engine, Select, select
@@ -22,6 +22,12 @@ from app.database.writer import Writer
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, ERASES, Receipt, Status
 from app.outbox import erasure
+from app.outbox.dead_letter_groups import (
+    SCANNED,
+    DeadLetterGroups,
+    find_groups,
+    reason_of_receipt,
+)
 from app.outbox.receipts import receipt, receipts_of
 
 T = TypeVar("T")
@@ -54,7 +60,8 @@ class DeadLetterFilter:
 
     `subject` is a user or device, as items have it; `event` the name of an event or state.
     `since` and `until` (milliseconds) bound the time at which an item became one. `item_ids`: only
-    these.
+    these. `reason`: only those of a group (`dead_letter_groups.py`); steps of replays and discards
+    heed it, lists do not.
     """
 
     subject: str | None = None
@@ -64,9 +71,18 @@ class DeadLetterFilter:
     since: int | None = None
     until: int | None = None
     item_ids: tuple[str, ...] | None = None
+    reason: str | None = None
 
 
 EVERY = DeadLetterFilter()
+
+
+class NewestDeadLetters(NamedTuple):
+    """The newest dead letters of a filter; `total` match, or more if it was `truncated`."""
+
+    receipts: list[Receipt]
+    total: int
+    truncated: bool
 
 
 def find(
@@ -80,6 +96,53 @@ def find(
     """Return at most `limit` dead letters of `app` above a number, in the order of acceptance."""
     rows = _chosen(receipts_of(app), connection, app, which, after, limit)
     return [receipt(row._mapping, cipher) for row in connection.execute(rows)]
+
+
+def find_newest(
+    connection: Connection, app: str, which: DeadLetterFilter, limit: int, cipher: BodyCipher
+) -> NewestDeadLetters:
+    """Return the newest dead letters of a filter, and how many match.
+
+    Only the newest `SCANNED` of all apps are looked at, unless the filter names items.
+    """
+    floor = 0 if which.item_ids is not None else _floor(connection)
+    rows = _chosen(receipts_of(app), connection, app, which, floor, SCANNED).order_by(None)
+    rows = rows.order_by(items.c.seq.desc())
+    if which.reason is None:
+        shown = connection.execute(rows.limit(limit))
+        found = [receipt(row._mapping, cipher) for row in shown]
+        total = len(numbers(connection, app, which, floor, SCANNED))
+    else:
+        found = [receipt(row._mapping, cipher) for row in connection.execute(rows)]
+        found = [each for each in found if _has_reason(each, which)]
+        total = len(found)
+    return NewestDeadLetters(found[:limit], total, floor > 0)
+
+
+def _floor(connection: Connection) -> int:
+    """Return the number of the newest dead letter that is not looked at; 0 if all are."""
+    dead = select(items.c.seq).where(items.c.settled_at.isnot(None), items.c.body.isnot(None))
+    beyond = dead.order_by(items.c.seq.desc()).offset(SCANNED).limit(1)
+    return connection.execute(beyond).scalar() or 0
+
+
+def _has_reason(found: Receipt, which: DeadLetterFilter) -> bool:
+    return which.reason is None or reason_of_receipt(found) == which.reason
+
+
+def next_step(
+    connection: Connection, app: str, which: DeadLetterFilter, after: int, cipher: BodyCipher
+) -> tuple[list[int], int | None]:
+    """Return the numbers of the next dead letters to change, and after which number to go on.
+
+    None instead of that: there are no more. Only a filter with a reason needs the data keys.
+    """
+    if which.reason is None:
+        seqs = numbers(connection, app, which, after, STEP)
+        return seqs, seqs[-1] if seqs else None
+    found = find(connection, app, which, after, STEP, cipher)
+    seqs = [each.seq for each in found if _has_reason(each, which)]
+    return seqs, found[-1].seq if found else None
 
 
 def numbers(
@@ -288,6 +351,12 @@ class Discard:
 
 
 Notify = Callable[[Sequence[str]], None]
+# Called after each step with how many have matched and were changed so far
+OnStep = Callable[[int, int], Awaitable[None]]
+
+
+async def _go_on(matched: int, changed: int) -> None:
+    """Do nothing after a step."""
 
 
 def _ignore(item_ids: Sequence[str]) -> None:
@@ -325,6 +394,15 @@ class DeadLetterService:
         query = partial(find, app=app, which=which, after=after, limit=limit, cipher=self._cipher)
         return await self._read(query)
 
+    async def find_newest(self, app: str, which: DeadLetterFilter, limit: int) -> NewestDeadLetters:
+        """Return the newest that match, and how many match. Raises StorageUnavailable."""
+        query = partial(find_newest, app=app, which=which, limit=limit, cipher=self._cipher)
+        return await self._read(query)
+
+    async def groups(self, apps: Collection[str]) -> DeadLetterGroups:
+        """Return the newest dead letters of these apps in groups. Raises StorageUnavailable."""
+        return await self._read(partial(find_groups, apps=apps, cipher=self._cipher))
+
     async def apps(self) -> list[str]:
         """Return the names of the apps that have dead letters. Raises StorageUnavailable."""
         return await self._read(apps)
@@ -337,11 +415,12 @@ class DeadLetterService:
         *,
         dry_run: bool = False,
         before: Callable[[], object] = lambda: None,
+        on_step: OnStep = _go_on,
     ) -> tuple[int, int]:
         """Put dead letters back into the queue; return how many matched, and how many went back.
 
         `record` makes the audit record of each step. `before` is called before each step; an error
-        that it raises ends the replay.
+        that it raises ends the replay. `on_step` is called after each.
         """
 
         async def step(seqs: list[int]) -> int:
@@ -350,7 +429,7 @@ class DeadLetterService:
             self._on_replayed(item_ids)
             return len(item_ids)
 
-        return await self._in_steps(app, which, step, before, dry_run=dry_run)
+        return await self._in_steps(app, which, step, before, on_step, dry_run=dry_run)
 
     async def discard(
         self,
@@ -360,10 +439,11 @@ class DeadLetterService:
         *,
         dry_run: bool = False,
         before: Callable[[], object] = lambda: None,
+        on_step: OnStep = _go_on,
     ) -> tuple[int, int]:
         """Give dead letters up for good; return how many matched, and how many were discarded.
 
-        `record` and `before` are as in `replay`.
+        `record`, `before` and `on_step` are as in `replay`.
         """
 
         async def step(seqs: list[int]) -> int:
@@ -372,7 +452,7 @@ class DeadLetterService:
             self._on_discarded(item_ids)
             return len(item_ids)
 
-        return await self._in_steps(app, which, step, before, dry_run=dry_run)
+        return await self._in_steps(app, which, step, before, on_step, dry_run=dry_run)
 
     async def _in_steps(
         self,
@@ -380,6 +460,7 @@ class DeadLetterService:
         which: DeadLetterFilter,
         step: Callable[[list[int]], Awaitable[int]],
         before: Callable[[], object],
+        on_step: OnStep,
         *,
         dry_run: bool,
     ) -> tuple[int, int]:
@@ -388,14 +469,17 @@ class DeadLetterService:
         Each step is a short transaction, so that no other write waits long for the database.
         """
         matched = changed = after = 0
-        next_seqs = partial(numbers, app=app, which=which, limit=STEP)
-        while seqs := await self._read(partial(next_seqs, after=after)):
-            matched += len(seqs)
-            after = seqs[-1]
+        while True:
+            read_step = partial(next_step, app=app, which=which, after=after, cipher=self._cipher)
+            seqs, last = await self._read(read_step)
+            if last is None:
+                return matched, changed
+            after = last
             before()
-            if not dry_run:
+            matched += len(seqs)
+            if seqs and not dry_run:
                 changed += await step(seqs)
-        return matched, changed
+            await on_step(matched, changed)
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         def run() -> T:

@@ -25,6 +25,7 @@ from app.api import (
 from app.compat.leanplum_sdk import endpoint as sdk
 from app.compat.segment.request import PATHS as SEGMENT_PATHS
 from app.console import audit as console_audit
+from app.console import dead_letters as console_dead_letters
 from app.console import find, live, overview, sign_in, unknown
 from app.console import keys as console_keys
 from app.console import preview as console_preview
@@ -57,6 +58,7 @@ ROUTERS = (
     sign_in.router,
     overview.router,
     find.router,
+    console_dead_letters.router,
     live.router,
     console_keys.router,
     console_audit.router,

@@ -39,6 +39,7 @@ from app.limits.buckets import Buckets, Limiter, LocalLimiter, RatePolicies
 from app.limits.shared_limiter import SharedLimiter
 from app.limits.valkey import Valkey
 from app.outbox import liveness_lock
+from app.outbox.dead_letter_runs import DeadLetterRuns
 from app.outbox.minute_counts import MinuteCountStore
 from app.outbox.outbox import Outbox
 from app.outbox.retention import Housekeeper, RetentionLimits
@@ -69,6 +70,7 @@ class Services(NamedTuple):
     audit_trail: AuditTrail
     authenticator: Authenticator
     bodies: BodyReader
+    dead_letter_runs: DeadLetterRuns
     directory: Directory
     engine: Engine
     enrichment: EnrichmentService
@@ -178,6 +180,7 @@ async def gateway(
     enrichment = _enrichment(core)
     minute_counts = MinuteCountStore(core.engine, core.writer, metrics.minutes)
     sessions = _sessions(core)
+    dead_letter_runs = DeadLetterRuns(core.engine, core.writer, core.outbox.dead_letters)
     background = _start_loops(
         core,
         directory.run,
@@ -208,6 +211,7 @@ async def gateway(
                         max_body_bytes=settings.gateway_max_body_bytes,
                         max_held_bytes=settings.gateway_max_held_bytes,
                     ),
+                    dead_letter_runs=dead_letter_runs,
                     directory=directory,
                     engine=core.engine,
                     enrichment=enrichment,
@@ -230,6 +234,7 @@ async def gateway(
                     writer=core.writer,
                 )
             finally:
+                await dead_letter_runs.close(lifecycle.left_to_settle)
                 lifecycle.refuse()
     finally:
         for task in background:

@@ -13,6 +13,7 @@ from app.compat.segment.execute import MessageExecutor
 from app.console.access import ConsoleAccess
 from app.console.attention import AppDelivery, ProcessState
 from app.console.audit import AuditPages
+from app.console.dead_letters import DeadLetterPages
 from app.console.find import FindPages
 from app.console.gateway_state import StateReader
 from app.console.keys import KeyPages
@@ -47,6 +48,7 @@ class Handlers(NamedTuple):
     overview: OverviewReader
     live: LiveReader
     find_pages: FindPages
+    dead_letter_pages: DeadLetterPages
     key_pages: KeyPages
     audit_pages: AuditPages
     previewer: Previewer
@@ -143,6 +145,9 @@ def handlers_of(services: Services) -> Handlers:
         ),
         live=LiveReader(outbox, pages, streams),
         find_pages=FindPages(receipt_service, audit_service),
+        dead_letter_pages=DeadLetterPages(
+            outbox.dead_letters, services.dead_letter_runs, services.recorder
+        ),
         key_pages=KeyPages(key_service, limiter),
         audit_pages=AuditPages(audit_service, services.sealer),
         previewer=Previewer(limiter, services.ingest, services.apps),

@@ -28,6 +28,7 @@ def needs(*scopes: Scope) -> frozenset[Scope]:
     return frozenset(scopes)
 
 
+OF_APP = MappingProxyType({"app": "default"})
 NEW_KEY = MappingProxyType({"name": "new", "scopes": "events:write", "apps": "default"})
 MISSING = frozenset({404})  # the path has a placeholder, which names nothing
 OPERATIONS = (
@@ -36,6 +37,11 @@ OPERATIONS = (
     Operation("GET", "/find", needs(Scope.RECEIPTS_READ)),
     Operation("GET", "/find/receipt", needs(Scope.RECEIPTS_READ), done=MISSING),
     Operation("GET", "/live", needs(Scope.RECEIPTS_READ)),
+    Operation("GET", "/dead-letters", needs(Scope.DEAD_LETTERS_MANAGE)),
+    Operation("GET", "/dead-letters/selection", needs(Scope.DEAD_LETTERS_MANAGE)),
+    Operation("POST", "/dead-letters/replay", needs(Scope.DEAD_LETTERS_MANAGE), OF_APP),
+    Operation("POST", "/dead-letters/discard", needs(Scope.DEAD_LETTERS_MANAGE), OF_APP),
+    Operation("GET", "/dead-letters/runs/{run_id}", needs(Scope.DEAD_LETTERS_MANAGE), done=MISSING),
     Operation("GET", "/keys", needs(Scope.KEYS_MANAGE)),
     Operation("GET", "/keys/new", needs(Scope.KEYS_MANAGE)),
     Operation("POST", "/keys/create", needs(Scope.KEYS_MANAGE), NEW_KEY),

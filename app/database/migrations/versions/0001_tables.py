@@ -288,6 +288,21 @@ def _create_tracking() -> None:
 
 def _create_counts() -> None:
     op.create_table(
+        "dead_letter_runs",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("app", sa.Text, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("dry_run", sa.SmallInteger, nullable=False),
+        sa.Column("key_id", sa.Text, nullable=False),
+        sa.Column("choice", sa.Text, nullable=False),
+        sa.Column("started_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+        sa.Column("matched", sa.BigInteger, nullable=False),
+        sa.Column("changed", sa.BigInteger, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("detail", sa.Text, nullable=False),
+    )
+    op.create_table(
         "minute_counts",
         sa.Column("minute", sa.BigInteger, nullable=False),
         sa.Column("app", sa.Text, nullable=False),
