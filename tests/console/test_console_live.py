@@ -4,62 +4,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
-import pytest
 
-from app.callers import key_format
-from app.server.application import Application, create_app
-from tests.support.gateway import WIDE, make_settings
-from tests.support.http_server import served
+from tests.console.two_apps import Site, running_site
 from tests.support.wait import until
-
-APPS = "".join(
-    f'[apps.{name}]\napp_id = "{name}"\nproduction_key = "p"\napi_url = "http://127.0.0.1:9/api"\n'
-    for name in ("one", "two")
-)
-
-
-class Site(NamedTuple):
-    """A gateway on a port, with two apps."""
-
-    url: str
-    key: str
-    app: Application
-
-    def sign_in(self, key: str = "") -> str:
-        """Return the cookie of a new session."""
-        answer = httpx.post(f"{self.url}/console/sign-in", data={"key": key or self.key})
-        return answer.headers["set-cookie"].partition(";")[0]
-
-    def make_key(self, *scopes: str, apps: list[str] | None = None) -> tuple[str, str]:
-        body = {"name": "made", "scopes": ["console:read", *scopes], "apps": apps}
-        made = httpx.post(f"{self.url}/v1/keys", json=body, headers=self.headers()).json()
-        return made["id"], made["key"]
-
-    def headers(self, app: str = "one") -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.key}", "X-Leanplum-App": app}
-
-    def track(self, user: str, event: str = "Purchase", app: str = "one") -> None:
-        body = {"userId": user, "event": event, "params": {"secret": "cAnArY"}}
-        httpx.post(f"{self.url}/v1/events", json=body, headers=self.headers(app)).raise_for_status()
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Site]:
-    folder, key = tmp_path_factory.mktemp("live"), key_format.make()
-    (folder / "apps.toml").write_text(APPS)
-    given = {
-        "gateway_apps_file": folder / "apps.toml",
-        "leanplum_app_id": None,
-        "leanplum_production_key": None,
-        "gateway_bootstrap_key": key,
-    }
-    settings = make_settings(folder, migrated, WIDE | given)
-    app = create_app(settings, delivery=False)
-    with served(settings, app) as port:
-        yield Site(f"http://127.0.0.1:{port}", key, app)
 
 
 @contextmanager
@@ -177,13 +126,8 @@ def test_nothing_is_read_while_nobody_looks(site: Site) -> None:
 
 
 def test_streams_end_when_the_process_drains(tmp_path: Path, migrated: Path) -> None:
-    key = key_format.make()
-    settings = make_settings(tmp_path, migrated, {"gateway_bootstrap_key": key})
-    app = create_app(settings, delivery=False)
-    with served(settings, app) as port:
-        site = Site(f"http://127.0.0.1:{port}", key, app)
-        with streaming(site, site.sign_in()) as lines:
-            lines_until(lines, "retry: ")
-            for hook in app.lifecycle.on_drain:
-                hook()
-            assert "event: ended" not in list(lines)
+    with running_site(tmp_path, migrated) as site, streaming(site, site.sign_in()) as lines:
+        lines_until(lines, "retry: ")
+        for hook in site.app.lifecycle.on_drain:
+            hook()
+        assert "event: ended" not in list(lines)
