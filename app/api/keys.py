@@ -194,7 +194,7 @@ async def create_key(request: Request, response: Response, handler: Handler) -> 
     KEYS,
     operation_id="listKeys",
     summary="List keys",
-    response_model=schemas.Keys,
+    response_model=schemas.KeyPage,
     response_model_exclude_unset=True,
     responses=problem_responses("storage-unavailable"),
 )

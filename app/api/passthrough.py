@@ -571,7 +571,7 @@ ConfiguredApps = Annotated[AppRegistry, Depends(_apps)]
     operation_id="listApps",
     tags=[Tag.API_KEYS],
     summary="List configured apps",
-    response_model=schemas.Apps,
+    response_model=schemas.AppList,
 )
 async def list_apps(request: Request, authenticator: Authentication, apps: ConfiguredApps) -> Any:
     """Return the apps and the kinds of Leanplum key configured for each, without the keys."""

@@ -594,7 +594,7 @@ class AppState(TypedDict):
     ]
 
 
-class Apps(TypedDict):
+class AppList(TypedDict):
     """The configured apps."""
 
     apps: Annotated[
@@ -816,7 +816,7 @@ EXAMPLE_KEY = {
 }
 
 
-class Keys(TypedDict):
+class KeyPage(TypedDict):
     """A page of caller keys, oldest first."""
 
     keys: Annotated[list[KeyDocument], described("The keys.", [EXAMPLE_KEY])]

@@ -415,7 +415,7 @@ class Source(TypedDict, total=False):
     publisherSubAd: Annotated[Text, described("Ad.", "Ad 7")]
 
 
-class TrafficSource(Common, total=False):
+class TrafficSourceChange(Common, total=False):
     """The traffic source of a user (Leanplum's `setTrafficSourceInfo`)."""
 
     __pydantic_config__ = ConfigDict(  # type: ignore[misc]  # for pydantic

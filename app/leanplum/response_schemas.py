@@ -106,7 +106,7 @@ class Bytes(TypedDict, total=False):
     """The content of the file."""
 
 
-class NotificationChannels(Success, total=False):
+class NotificationChannelList(Success, total=False):
     """Android's notification channels."""
 
     notificationChannels: Annotated[
@@ -157,7 +157,7 @@ class KnownMessage(Entity, total=False):
     campaignName: Annotated[str, described("Name of its campaign.", "Welcome")]
 
 
-class Messages(Success, total=False):
+class MessageList(Success, total=False):
     """A list of messages."""
 
     messages: Annotated[
@@ -180,7 +180,7 @@ class AbTest(Entity, total=False):
     ]
 
 
-class AbTests(Success, total=False):
+class AbTestList(Success, total=False):
     """A list of A/B tests."""
 
     abTests: Annotated[list[AbTest], described("The A/B tests.", [{"id": 2001, "name": "Colors"}])]
@@ -198,7 +198,7 @@ class OneVariant(Success, total=False):
     variant: Annotated[dict[str, Any], described("The variant.", {"id": 2002, "name": "Blue"})]
 
 
-class Categories(Success, total=False):
+class CategoryList(Success, total=False):
     """The categories that users may unsubscribe from."""
 
     categories: Annotated[
@@ -246,7 +246,7 @@ class PostbackAdded(Success, total=False):
     postbackId: Annotated[int | str, described("Id of the postback.", 1)]
 
 
-class Postbacks(Success, total=False):
+class PostbackList(Success, total=False):
     """The app's postbacks."""
 
     postbacks: Annotated[
