@@ -50,7 +50,7 @@ lock: .venv/.dev ## Write the locks anew from pyproject.toml; UPGRADE=--upgrade 
 	@$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean: ## Remove what these commands made, but not data/
-	@rm -rf .venv tests/browser/node_modules tests/sdk/node_modules tests/segment/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	@rm -rf .venv $(NODE_FOLDERS:=/node_modules) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	@find app bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -65,13 +65,16 @@ clean: ## Remove what these commands made, but not data/
 	@$(PIP_INSTALL) --requirement requirements.lock
 	@touch $@
 
-# Leanplum's own clients, which tests run unchanged. Two of them are packages of one name: each has a folder of its own.
-.venv/.clients: tests/sdk/leanplum.txt tests/sdk/python-leanplum.txt .venv/.dev
-	@for name in leanplum python-leanplum; do $(PIP_INSTALL) --no-deps --upgrade --target .venv/clients/$$name --requirement tests/sdk/$$name.txt || exit; done
+# Leanplum's own clients, which tests run unchanged, and a generator of clients. Two are packages of one name, and the generator
+# needs other versions of libraries than the gateway: each has a folder of its own.
+CLIENTS := tests/sdk/leanplum.txt tests/sdk/python-leanplum.txt tests/openapi/openapi-python-client.txt
+.venv/.clients: $(CLIENTS) .venv/.dev
+	@for list in $(CLIENTS); do $(PIP_INSTALL) --no-deps --upgrade --target .venv/clients/$$(basename $$list .txt) --requirement $$list || exit; done
 	@touch $@
 
-.venv/.sdks: tests/browser/package-lock.json tests/sdk/package-lock.json tests/segment/package-lock.json | .venv/bin/python
-	@if command -v npm >/dev/null; then for folder in tests/browser tests/sdk tests/segment; do npm ci --prefix $$folder --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null || exit; done; fi
+NODE_FOLDERS := tests/browser tests/openapi tests/sdk tests/segment
+.venv/.sdks: $(NODE_FOLDERS:=/package-lock.json) | .venv/bin/python
+	@if command -v npm >/dev/null; then for folder in $(NODE_FOLDERS); do npm ci --prefix $$folder --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null || exit; done; fi
 	@touch $@
 
 .venv/.dev: requirements-dev.lock requirements.lock | .venv/bin/python

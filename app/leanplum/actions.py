@@ -196,7 +196,9 @@ ACTIONS: dict[str, Action] = {
             about=About.DEVICE,
             check=_names_a_device,
         ),
-        _later("setTrafficSourceInfo", USERS, parameters.TrafficSourceChange, check=_names_a_source),
+        _later(
+            "setTrafficSourceInfo", USERS, parameters.TrafficSourceChange, check=_names_a_source
+        ),
         _later("sendMessage", SEND, parameters.Message, answer=response_schemas.MessageSent),
         _later("startCampaign", SEND, parameters.Campaign, key=DEVELOPMENT, alone=True),
         _later("block", ERASE, parameters.Blocking),
