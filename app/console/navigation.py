@@ -24,5 +24,6 @@ PAGES = (
     Page("Dead letters", "/dead-letters", Scope.DEAD_LETTERS_MANAGE),
     Page("Keys", "/keys", Scope.KEYS_MANAGE),
     Page("Audit", "/audit", Scope.AUDIT_READ),
+    Page("Tracking plan", "/tracking-plan", Scope.CONTENT_READ),
     Page("Preview", "/preview"),
 )

@@ -29,6 +29,7 @@ from app.console import dead_letters as console_dead_letters
 from app.console import find, live, overview, sign_in, unknown
 from app.console import keys as console_keys
 from app.console import preview as console_preview
+from app.console import tracking_plan as console_tracking_plan
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.ingest import parameter_sentence, pointer
@@ -62,6 +63,7 @@ ROUTERS = (
     live.router,
     console_keys.router,
     console_audit.router,
+    console_tracking_plan.router,
     console_preview.router,
     unknown.router,  # the last one of the console's: it takes every path
 )

@@ -23,6 +23,7 @@ from app.console.pages import Pages
 from app.console.preview import Previewer
 from app.console.routes import Console
 from app.console.streams import Streams
+from app.console.tracking_plan import PlanReader
 from app.enrichment.relayed_calls import RelayedCallPrivacy
 from app.http import JobFacts
 from app.receipts import ReceiptService
@@ -51,6 +52,7 @@ class Handlers(NamedTuple):
     dead_letter_pages: DeadLetterPages
     key_pages: KeyPages
     audit_pages: AuditPages
+    plan_reader: PlanReader
     previewer: Previewer
 
 
@@ -150,6 +152,7 @@ def handlers_of(services: Services) -> Handlers:
         ),
         key_pages=KeyPages(key_service, limiter),
         audit_pages=AuditPages(audit_service, services.sealer),
+        plan_reader=PlanReader(services.tracking),
         previewer=Previewer(limiter, services.ingest, services.apps),
     )
 

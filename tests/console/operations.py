@@ -48,6 +48,7 @@ OPERATIONS = (
     Operation("GET", "/keys/{key_id}", needs(Scope.KEYS_MANAGE), done=MISSING),
     Operation("POST", "/keys/{key_id}/rotate", needs(Scope.KEYS_MANAGE), done=MISSING),
     Operation("POST", "/keys/{key_id}/revoke", needs(Scope.KEYS_MANAGE), done=MISSING),
+    Operation("GET", "/tracking-plan", needs(Scope.CONTENT_READ)),
     Operation("GET", "/audit", needs(Scope.AUDIT_READ)),
     Operation("GET", "/audit/{record_id}", needs(Scope.AUDIT_READ), done=MISSING),
     Operation("GET", "/preview"),
