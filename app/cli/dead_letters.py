@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from app.cli.common import engine_to_write, load_settings, milliseconds, read_only, with_options
-from app.cli.items import leanplum_words
+from app.cli.items import ForAction, ForDevice, ForEvent, ForUser, leanplum_words, subject_of
 from app.cli.output import AsJson, print_json, print_rows, print_text
 from app.cli.progress import progress
 from app.clock import now_ms
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 dead_letters_cli = typer.Typer(
-    help="List, replay or discard items that were rejected, expired, or perhaps delivered.",
+    help="List, replay or discard items that could not be delivered.",
     no_args_is_help=True,
 )
 
@@ -41,7 +41,10 @@ Act = Literal["replay", "discard"]
 class Selection:
     """The options that select dead letters; what is not given selects all."""
 
-    action: Annotated[str | None, typer.Option(help="Only this action, such as track")] = None
+    user: ForUser = None
+    device: ForDevice = None
+    action: ForAction = None
+    event: ForEvent = None
     status: Annotated[
         str | None, typer.Option(help="Only this status: rejected, expired or unknown")
     ] = None
@@ -58,6 +61,8 @@ class Selection:
         if self.status is not None and self.status not in DEAD:
             raise StartRefused(f"--status: must be one of {', '.join(sorted(DEAD))}")
         return DeadLetterFilter(
+            subject=subject_of(self.user, self.device),
+            event=self.event,
             action=self.action,
             status=Status(self.status) if self.status else None,
             since=milliseconds("--since", self.since),

@@ -12,6 +12,10 @@ from app.model import Status
 if TYPE_CHECKING:
     from app.outbox.item_filter import ItemFilter
 
+ForUser = Annotated[str | None, typer.Option("--user", help="Only items of this user id")]
+ForDevice = Annotated[str | None, typer.Option("--device", help="Only items of this device id")]
+ForAction = Annotated[str | None, typer.Option("--action", help="Only this action, such as track")]
+ForEvent = Annotated[str | None, typer.Option("--event", help="Only events or states of this name")]
 UNREADABLE = "(encrypted with a key that is not configured)"
 
 
@@ -19,10 +23,10 @@ UNREADABLE = "(encrypted with a key that is not configured)"
 class ItemOptions:
     """The options that choose items; what is not given chooses all."""
 
-    user: Annotated[str | None, typer.Option(help="Only items of this user id")] = None
-    device: Annotated[str | None, typer.Option(help="Only items of this device id")] = None
-    action: Annotated[str | None, typer.Option(help="Only this action, such as track")] = None
-    event: Annotated[str | None, typer.Option(help="Only events or states of this name")] = None
+    user: ForUser = None
+    device: ForDevice = None
+    action: ForAction = None
+    event: ForEvent = None
     status: Annotated[
         list[str] | None,
         typer.Option(help="Only this status, such as rejected; may be repeated"),
@@ -37,7 +41,7 @@ class ItemOptions:
 
         return ItemFilter(
             apps=None if self.app is None else frozenset({self.app}),
-            subject=self._subject(),
+            subject=subject_of(self.user, self.device),
             action=self.action,
             event=self.event,
             statuses=frozenset(map(_status, self.status)) if self.status else None,
@@ -46,15 +50,16 @@ class ItemOptions:
             until=milliseconds("--until", until),
         )
 
-    def _subject(self) -> str | None:
-        """Return the user or device as items have it."""
-        from app import ids
 
-        if self.user is not None and self.device is not None:
-            raise StartRefused("--user, --device: give one of them")
-        if self.user is not None:
-            return f"u{ids.plain(self.user)}"
-        return None if self.device is None else f"d{ids.plain(self.device)}"
+def subject_of(user: str | None, device: str | None) -> str | None:
+    """Return the user or device of options as items have it; None if neither is given."""
+    from app import ids
+
+    if user is not None and device is not None:
+        raise StartRefused("--user, --device: give one of them")
+    if user is not None:
+        return f"u{ids.plain(user)}"
+    return None if device is None else f"d{ids.plain(device)}"
 
 
 def _status(name: str) -> Status:

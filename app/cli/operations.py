@@ -30,7 +30,7 @@ def register(cli: typer.Typer) -> None:
 
 
 def check(as_json: AsJson = False) -> None:
-    """Ask Leanplum whether it accepts each configured key.
+    """Ask Leanplum whether it accepts the configured keys.
 
     No user is affected. Exits with 1 if a key is not accepted.
     """
@@ -86,7 +86,7 @@ def _check_row(document: dict[str, Any]) -> tuple[str, ...]:
 
 
 def migrate(as_json: AsJson = False) -> None:
-    """Migrate the database to the newest schema; create it if there is none."""
+    """Create the database, or migrate it to the newest schema."""
     from app.database.engine import schema_version
 
     settings = load_settings()
@@ -102,7 +102,7 @@ def migrate(as_json: AsJson = False) -> None:
 
 
 def show_settings(as_json: AsJson = False) -> None:
-    """Show every setting with its value (secrets masked) and its source."""
+    """Show every setting with its source; secrets are masked."""
     from app.settings import read, table
 
     rows = table(load_settings(), read())

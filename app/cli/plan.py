@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 plan_cli = typer.Typer(help="Check and compare tracking plans.", no_args_is_help=True)
 taxonomy_cli = typer.Typer(
-    help="List and forget the names that count against Leanplum's limits.", no_args_is_help=True
+    help="List and forget the names that Leanplum limits.", no_args_is_help=True
 )
 
 PlanPath = Annotated[Path, typer.Argument(help="A plan file, or a folder of plan files")]

@@ -59,7 +59,7 @@ def send(
     key_file: KeyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send one event by hand, through a running gateway.
+    """Send one event through a running gateway.
 
     The caller key comes from LPGW_KEY, from a file, or from a prompt. Exits with 1 if the gateway
     refuses the event or, with --wait, if Leanplum does not apply it.

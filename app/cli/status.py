@@ -31,7 +31,7 @@ def register(cli: typer.Typer) -> None:
 
 
 def status(max_age: MaxAge = "15m", as_json: AsJson = False) -> None:
-    """Show what waits, who delivers it, and what needs attention.
+    """Show what waits and what needs attention.
 
     Exits with 1 if something does. It covers all processes on the database.
     """

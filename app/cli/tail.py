@@ -34,7 +34,7 @@ def register(cli: typer.Typer) -> None:
 
 @with_options
 def tail(options: ItemOptions, history: History = 10, as_json: JsonLines = False) -> None:
-    """Follow items as they are accepted and settle, without their content.
+    """Follow items as they are accepted and settle.
 
     Ends with Ctrl-C.
     """

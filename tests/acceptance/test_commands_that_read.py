@@ -64,6 +64,22 @@ def test_a_command_that_reads_migrates_no_database(tmp_path: Path, words: tuple[
     assert [(one.name, one.stat().st_size) for one in tmp_path.iterdir()] == [("g.db", 0)]
 
 
+@pytest.mark.parametrize("words", READ, ids=" ".join)
+def test_a_command_that_reads_leaves_a_database_as_it_is_and_nothing_beside_it(
+    tmp_path: Path, database: dict[str, str], words: tuple[str, ...]
+) -> None:
+    if words[0] == "tail":
+        pytest.skip("it does not end by itself; docs/cli.md's examples end it")
+    assert ended(tmp_path, "keys", "create", "--name", "shop", **database).returncode == 0
+    before = _contents(tmp_path)
+    assert ended(tmp_path, *words, **database).returncode in {0, 1}
+    assert _contents(tmp_path) == before
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("words", CHANGE, ids=" ".join)
 def test_a_command_that_changes_what_is_there_creates_no_database(
     tmp_path: Path, words: tuple[str, ...]
