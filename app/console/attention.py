@@ -9,6 +9,7 @@ from app.telemetry.minute_counts import MINUTE_MS
 
 Tone = Literal["bad", "warn"]
 OLD_MS = 15 * 60_000  # an item that has waited for longer deserves a look
+HELD = "Leanplum, or a proxy before it, refuses the key or the app. The log (app.held) says why."
 FULL_SHARE = 0.8  # of the queue
 
 
@@ -19,17 +20,6 @@ class Attention(NamedTuple):
     title: str
     text: str
     page: str = ""
-
-
-class AppDelivery(NamedTuple):
-    """The state of delivery of an app: `closed` (calls go), `open` or `held`, and why.
-
-    It is empty where no process has told. `rate` is how many calls a second are allowed.
-    """
-
-    state: str = ""
-    reason: str = ""
-    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,23 +71,21 @@ def attention_of_gateway(state: GatewayState, process: ProcessState) -> Iterator
         yield Attention("warn", "Rate limits are not shared", process.limits)
 
 
-def attention_of_app(
-    app: str, state: GatewayState, delivery: AppDelivery, *, configured: bool
-) -> Iterator[Attention]:
+def attention_of_app(app: str, state: GatewayState, *, configured: bool) -> Iterator[Attention]:
     """Yield what concerns one app, most urgent first."""
-    queue = state.queue_of(app)
+    queue, delivery = state.queue_of(app), state.delivery_of(app)
     if queue.waiting and not configured:
         text = f"{queue.waiting:,} items wait for an app that is not configured any more."
         yield Attention("bad", f"{app}: items are held", text)
     elif queue.held or delivery.state == "held":
-        why = delivery.reason or "Leanplum, or a proxy before it, refuses the key or the app."
+        why = f"Leanplum says: {delivery.reason}" if delivery.reason else HELD
         yield Attention("bad", f"{app}: items are held", why)
     if delivery.state == "open" or state.is_failing(app):
         text = "Calls to Leanplum fail; single calls are tried until one succeeds."
         yield Attention("bad", f"{app}: the circuit is open", text)
     if queue.dead_letters:
         count = at_least(queue.dead_letters, more=state.queue.more_dead)
-        text = f"{count} items were refused, or given up. Replay or discard them."
+        text = f"Refused, or given up: {count}. Replay or discard them."
         yield Attention("warn", f"{app}: dead letters", text, f"/dead-letters?app={app}")
     if queue.oldest is not None and state.read_at - queue.oldest >= OLD_MS:
         minutes = (state.read_at - queue.oldest) // MINUTE_MS

@@ -5,8 +5,8 @@ All of it is read from the database, so it covers all processes.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from sqlalchemy import Engine
@@ -15,8 +15,14 @@ from app.clock import now_ms
 from app.database.driver import in_background
 from app.database.engine import reading
 from app.errors import StorageUnavailable
+from app.model import Status
+from app.outbox import delivery_states
+from app.outbox.delivery_states import DeliveryState
+from app.outbox.item_filter import ItemFilter
 from app.outbox.minute_counts import MinuteCount, MinuteCountStore
+from app.outbox.outbox import Outbox
 from app.outbox.queue_state import AppQueue, QueueState, read_queue
+from app.outbox.search import ReceiptSearch
 from app.telemetry.minute_counts import CALLS, FAILED_CALLS, MINUTE_MS
 
 MINUTES = 60
@@ -26,7 +32,22 @@ FRESH_SECONDS = 2.0  # a page that is opened shows a reading that is not older
 EXAMINED = 20_000
 QUEUE_REST = 50  # looking at the queue rests for so many times as long as it took
 FAILING_MINUTES = 5  # after which an app counts as failing, if no call succeeded meanwhile
+WORST_FIRST = ("held", "open", "closed")
 NO_QUEUE = QueueState((), 0, more_waiting=False, more_dead=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AppDelivery:
+    """The delivery of an app by all processes that deliver.
+
+    `state` is the worst of their circuits: `closed` (calls go), `open` or `held`; "" if none
+    delivers for it. `rate` is how many calls a second they allow together; `reason` is why items
+    are held, in Leanplum's words.
+    """
+
+    state: str = ""
+    rate: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +61,7 @@ class GatewayState:
     minutes: Sequence[MinuteCount] = ()
     queue: QueueState = NO_QUEUE
     queue_at: int = 0
+    delivery: Mapping[str, AppDelivery] = field(default_factory=dict)
     failed: str | None = None
 
     def total(self, app: str, kinds: Collection[str]) -> int:
@@ -58,6 +80,10 @@ class GatewayState:
     def queue_of(self, app: str) -> AppQueue:
         """Return what waits for an app."""
         return next((found for found in self.queue.apps if found.app == app), AppQueue(app))
+
+    def delivery_of(self, app: str) -> AppDelivery:
+        """Return the delivery of an app."""
+        return self.delivery.get(app, AppDelivery())
 
     def is_failing(self, app: str) -> bool:
         """Return whether all calls of the last minutes failed."""
@@ -81,9 +107,14 @@ class StateReader:
     """The reader of the gateway's state, a source for a poller."""
 
     def __init__(
-        self, engine: Engine, minute_counts: MinuteCountStore, clock: Callable[[], int] = now_ms
+        self,
+        engine: Engine,
+        outbox: Outbox,
+        minute_counts: MinuteCountStore,
+        clock: Callable[[], int] = now_ms,
     ) -> None:
-        self._engine, self._minute_counts, self._clock = engine, minute_counts, clock
+        self._engine, self._outbox = engine, outbox
+        self._minute_counts, self._clock = minute_counts, clock
         self.state = GatewayState()
         self._lock = asyncio.Lock()
         # By the monotonic clock: the last reading, and when the queue is looked at again
@@ -111,19 +142,46 @@ class StateReader:
 
     async def _reading(self) -> GatewayState:
         minutes = await self._minute_counts.read(MINUTES)
-        queue, queue_at = await self._queue()
-        return GatewayState(self._clock(), minutes, queue, queue_at)
-
-    async def _queue(self) -> tuple[QueueState, int]:
-        """Return the state of the queue, and when that was read."""
+        deliveries = await in_background(self._read_deliveries)
         began, now = time.monotonic(), self._clock()
         if began < self._queue_from:
-            return self.state.queue, self.state.queue_at
-        queue = await in_background(partial(self._read_queue, now))
-        ended = time.monotonic()
-        self._queue_from = ended + QUEUE_REST * (ended - began)
-        return queue, now
+            queue, queue_at = self.state.queue, self.state.queue_at
+            reasons = {app: found.reason for app, found in self.state.delivery.items()}
+        else:
+            queue, queue_at = await in_background(partial(self._read_queue, now)), now
+            reasons = await self._held_reasons(queue)
+            ended = time.monotonic()
+            self._queue_from = ended + QUEUE_REST * (ended - began)
+        delivery = {app: merge(deliveries, app, reasons.get(app, "")) for app in deliveries}
+        return GatewayState(now, minutes, queue, queue_at, delivery)
+
+    async def _held_reasons(self, queue: QueueState) -> dict[str, str]:
+        """Return Leanplum's words about an item of each app with held items."""
+        reasons = {}
+        which = ItemFilter(statuses=frozenset({Status.HELD}))
+        for found in queue.apps:
+            if found.held:
+                page = await self._outbox.search_receipts(ReceiptSearch(found.app, which, limit=1))
+                words = [(receipt.leanplum or {}).get("error") for receipt in page.receipts]
+                reasons[found.app] = next((str(word) for word in words if word), "")
+        return reasons
 
     def _read_queue(self, now: int) -> QueueState:
         with reading(self._engine) as connection:
             return read_queue(connection, now, EXAMINED)
+
+    def _read_deliveries(self) -> Mapping[str, Sequence[DeliveryState]]:
+        """Return the states of each app's delivery, by the processes that deliver."""
+        by_app: dict[str, list[DeliveryState]] = {}
+        with reading(self._engine) as connection:
+            for states in delivery_states.of_all(connection).values():
+                for app, state in states.items():
+                    by_app.setdefault(app, []).append(state)
+        return by_app
+
+
+def merge(deliveries: Mapping[str, Sequence[DeliveryState]], app: str, reason: str) -> AppDelivery:
+    """Return the delivery of an app by all processes together."""
+    states = deliveries[app]
+    worst = min((found.state for found in states), key=WORST_FIRST.index)
+    return AppDelivery(worst, sum(found.calls_per_second for found in states), reason)

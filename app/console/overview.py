@@ -8,7 +8,6 @@ from fastapi.sse import format_sse_event
 
 from app.console.access import Visitor
 from app.console.attention import (
-    AppDelivery,
     Attention,
     ProcessState,
     at_least,
@@ -32,6 +31,7 @@ STATES = {
     "held": ("bad", "held"),
     "open": ("bad", "circuit open"),
     "closed": ("good", "delivering"),
+    "waiting": ("bad", "not delivered"),
     "idle": ("", "idle"),
 }
 router = console_router()
@@ -58,7 +58,7 @@ class AppView(NamedTuple):
     waiting: str
     waits_ms: int | None
     calls_per_second: float
-    rate: float | None
+    rate: float
     dead: str | int
     charts: Sequence[Chart]
 
@@ -66,18 +66,17 @@ class AppView(NamedTuple):
 class OverviewReader:
     """The reader of what the overview shows, and of its stream.
 
-    `process` and `delivery` return what this process knows: of itself, and of an app.
+    `process` returns what this process knows of itself.
     """
 
     def __init__(
         self,
         state: StateReader,
         process: Callable[[], ProcessState],
-        delivery: Callable[[str], AppDelivery],
         pages: Pages,
         streams: Streams,
     ) -> None:
-        self._state, self._process, self._delivery = state, process, delivery
+        self._state, self._process = state, process
         self._pages, self._streams = pages, streams
         self._poller = Poller(state, SECONDS)
 
@@ -107,15 +106,13 @@ class OverviewReader:
         names = sorted(shown.union(visitor.apps))
         attention = [*attention_of_gateway(state, process)]
         for name in names:
-            configured = name in visitor.apps
-            delivery = self._delivery(name)
-            attention += attention_of_app(name, state, delivery, configured=configured)
+            attention += attention_of_app(name, state, configured=name in visitor.apps)
         attention += attention_of_names(process, names)
         readable = {page.path for page in PAGES if visitor.may(page.scope)}
         return {
             "state": state,
             "attention": [_linked(found, readable) for found in attention],
-            "apps": [app_view(name, state, self._delivery(name)) for name in names],
+            "apps": [app_view(name, state) for name in names],
             "examined": EXAMINED,
             "from_second": state.first_minute // 1000,
         }
@@ -127,13 +124,13 @@ def _linked(attention: Attention, readable: set[str]) -> Attention:
     return attention if path in readable else attention._replace(page="")
 
 
-def app_view(name: str, state: GatewayState, delivery: AppDelivery) -> AppView:
+def app_view(name: str, state: GatewayState) -> AppView:
     """Return an app as the overview shows it."""
     queue, first = state.queue_of(name), state.first_minute
     calls = state.series(name, (CALLS,), first)
     return AppView(
         name=name,
-        badge=STATES[_state_of(name, state, delivery)],
+        badge=STATES[_state_of(name, state)],
         accepted=state.total(name, (ACCEPTED,)),
         delivered=state.total(name, DELIVERED),
         errors=state.total(name, DEAD),
@@ -142,7 +139,7 @@ def app_view(name: str, state: GatewayState, delivery: AppDelivery) -> AppView:
         waiting=at_least(queue.waiting, more=state.queue.more_waiting),
         waits_ms=None if queue.oldest is None else max(0, state.read_at - queue.oldest),
         calls_per_second=calls[-2] / 60,
-        rate=delivery.rate,
+        rate=state.delivery_of(name).rate,
         dead=queue.dead_letters and at_least(queue.dead_letters, more=state.queue.more_dead),
         charts=[
             Chart("Accepted", state.series(name, (ACCEPTED,), first), "accent"),
@@ -152,13 +149,15 @@ def app_view(name: str, state: GatewayState, delivery: AppDelivery) -> AppView:
     )
 
 
-def _state_of(name: str, state: GatewayState, delivery: AppDelivery) -> str:
-    """Return a key of `STATES`: by what this process knows, else by what the database tells."""
-    queue = state.queue_of(name)
+def _state_of(name: str, state: GatewayState) -> str:
+    """Return the state of an app, a key of `STATES`."""
+    queue, delivery = state.queue_of(name), state.delivery_of(name)
     if queue.held or delivery.state == "held":
         return "held"
     if delivery.state == "open" or state.is_failing(name):
         return "open"
+    if queue.waiting and not state.queue.deliverers:
+        return "waiting"
     return "closed" if queue.waiting or state.total(name, (CALLS,)) else "idle"
 
 

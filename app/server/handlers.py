@@ -11,7 +11,7 @@ from app.compat.leanplum_sdk import endpoint, execute, relayed_entries, transfer
 from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
 from app.compat.segment.execute import MessageExecutor
 from app.console.access import ConsoleAccess
-from app.console.attention import AppDelivery, ProcessState
+from app.console.attention import ProcessState
 from app.console.audit import AuditPages
 from app.console.dead_letters import DeadLetterPages
 from app.console.find import FindPages
@@ -28,7 +28,6 @@ from app.enrichment.relayed_calls import RelayedCallPrivacy
 from app.http import JobFacts
 from app.receipts import ReceiptService
 from app.server.bootstrap import Services
-from app.telemetry import Metrics
 
 
 class Handlers(NamedTuple):
@@ -139,9 +138,8 @@ def handlers_of(services: Services) -> Handlers:
         ),
         console=Console(access, pages),
         overview=OverviewReader(
-            StateReader(services.engine, services.minute_counts),
+            StateReader(services.engine, outbox, services.minute_counts),
             partial(_process_state, services),
-            partial(_delivery_of, services.metrics),
             pages,
             streams,
         ),
@@ -174,11 +172,3 @@ def _process_state(services: Services) -> ProcessState:
         },
         names_warn_from=names.limits.warn_from,
     )
-
-
-def _delivery_of(metrics: Metrics, app: str) -> AppDelivery:
-    """Return the state of delivery of an app in this process."""
-    state = metrics.states.get(app, "")
-    host = metrics.redirects.get(app)
-    reason = "" if host is None else f"Leanplum redirects to {host}."
-    return AppDelivery(state, reason)

@@ -3,29 +3,31 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.console.attention import (
-    AppDelivery,
     ProcessState,
     attention_of_app,
     attention_of_gateway,
     attention_of_names,
 )
-from app.console.gateway_state import GatewayState
+from app.console.gateway_state import AppDelivery, GatewayState, merge
 from app.console.overview import app_view
 from app.model import Scope
+from app.outbox.delivery_states import DeliveryState
 from app.outbox.minute_counts import MinuteCount
 from app.outbox.queue_state import AppQueue, QueueState
+from app.settings import Settings
 from tests.console.visitor import signed_in, text_of
 from tests.support.gateway import Talk
+from tests.support.simulator import delivering_to, simulated
 from tests.support.wait import until
 
 NOW = 1_800_000_000_000
 MINUTE = 60_000
-UNKNOWN = AppDelivery()
 
 
 def state_of(
@@ -35,17 +37,11 @@ def state_of(
     return GatewayState(read_at=NOW, queue=queue, queue_at=NOW, **given)
 
 
-def titles(state: GatewayState, delivery: AppDelivery = UNKNOWN, **given: Any) -> list[str]:
-    configured = given.pop("configured", True)
+def titles(state: GatewayState, *, configured: bool = True, **given: Any) -> list[str]:
+    process = ProcessState(max_queued=100, **given)
     return [
-        *(
-            found.title
-            for found in attention_of_gateway(state, ProcessState(max_queued=100, **given))
-        ),
-        *(
-            found.title
-            for found in attention_of_app("shop", state, delivery, configured=configured)
-        ),
+        *(found.title for found in attention_of_gateway(state, process)),
+        *(found.title for found in attention_of_app("shop", state, configured=configured)),
     ]
 
 
@@ -79,7 +75,7 @@ def test_what_the_process_knows_is_shown(given: dict[str, Any], title: str) -> N
     ],
 )  # fmt: skip
 def test_an_app_in_trouble_is_shown(queue: AppQueue, delivery: AppDelivery, title: str) -> None:
-    assert titles(state_of(queue), delivery) == [title]
+    assert titles(state_of(queue, delivery={"shop": delivery})) == [title]
 
 
 def test_items_of_an_app_that_is_not_configured_any_more_are_shown() -> None:
@@ -122,7 +118,7 @@ def test_an_app_s_counts_and_charts_are_of_the_last_hour() -> None:
         MinuteCount(last, "shop", "rejected", 2),
         MinuteCount(last, "game", "accepted", 9),
     ]
-    view = app_view("shop", state_of(minutes=minutes), AppDelivery(rate=1_000.0))
+    view = app_view("shop", state_of(minutes=minutes))
     assert (view.accepted, view.delivered, view.errors, view.calls) == (7, 3, 2, 120)
     assert view.calls_per_second == 2.0
     accepted, delivered, errors = (chart.values for chart in view.charts)
@@ -132,7 +128,7 @@ def test_an_app_s_counts_and_charts_are_of_the_last_hour() -> None:
 
 def test_counts_that_may_be_higher_say_so() -> None:
     state = state_of(AppQueue("shop", waiting=20_000, dead_letters=5), more=True)
-    view = app_view("shop", state, AppDelivery())
+    view = app_view("shop", state)
     assert (view.waiting, view.dead) == ("20,000+", "5+")
 
 
@@ -154,3 +150,21 @@ def test_a_key_for_some_apps_sees_only_these(gateway: Talk) -> None:
     page = signed_in(gateway, key).get()
     assert "No app that this key may use is configured" in page.text
     assert "default" not in text_of(page)
+
+
+def test_the_delivery_of_an_app_is_that_of_all_processes() -> None:
+    states = {"shop": [DeliveryState("closed", 0, 100.0), DeliveryState("open", 0, 5.0)]}
+    assert merge(states, "shop", "") == AppDelivery("open", 105.0)
+
+
+def test_an_app_is_held_with_leanplum_s_words(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    with simulated() as leanplum:
+        leanplum.fault(mode="403-key", times=None)
+        with delivering_to(leanplum, settings, tmp_path / "g.db") as talk:
+            talk.event()
+            until(lambda: talk.rows("SELECT 1 FROM items WHERE status = 'held'"))
+            words = text_of(signed_in(talk).get())
+    assert "default: items are held Leanplum says: " in words
+    assert "default held Accepted" in words
