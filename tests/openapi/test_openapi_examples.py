@@ -6,21 +6,16 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from tests.openapi.sandbox import EXAMPLE_KEY_ID, operations_in_order, sandbox_with_a_sealed_record
 from tests.support.openapi import (
     DOCUMENT,
     OPERATIONS,
     Operation,
     dereferenced,
-    operations_of,
     parameters_of,
 )
-from tests.support.processes import Process, serving
-from tests.support.wait import until
+from tests.support.processes import Process
 
-NO_LEANPLUM: dict[str, str | None] = {
-    **dict.fromkeys(("LEANPLUM_APP_ID", "LEANPLUM_PRODUCTION_KEY", "LEANPLUM_API_URL")),
-    "GATEWAY_SANDBOX_PORT": "0",
-}
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
 
 
@@ -114,7 +109,7 @@ def test_erasures_and_blocks_are_about_other_users_than_the_quick_start() -> Non
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with serving(tmp_path_factory.mktemp("sandbox"), "", "--sandbox", **NO_LEANPLUM) as gateway:
+    with sandbox_with_a_sealed_record(tmp_path_factory.mktemp("sandbox")) as gateway:
         yield gateway
 
 
@@ -151,15 +146,10 @@ def test_every_example_succeeds_in_the_sandbox_in_the_order_of_the_document(
     document = sandbox.http.get("/openapi.json").json()
     refused = {}
     key_id = ""
-    operations = [*operations_of(document)]
-    # A key that is revoked can no longer be rotated.
-    operations.sort(key=lambda operation: operation.raw["operationId"] == "revokeKey")
-    for operation in operations:
+    for operation in operations_in_order(document):
         request = example_request(document, operation)
         # The id of a key is random, and the page shows it after the key was created.
-        request["url"] = request["url"].replace("key_0123456789abcdef", key_id)
-        if operation.raw["operationId"] == "getConsistencyProof":
-            until(lambda: sandbox.call("GET", "/v1/audit/checkpoint").status_code == 200)
+        request["url"] = request["url"].replace(EXAMPLE_KEY_ID, key_id)
         answer = sandbox.call(operation.method, request.pop("url"), **request)
         if answer.status_code >= 400:
             refused[operation.name] = (answer.status_code, answer.text)

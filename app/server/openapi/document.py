@@ -26,6 +26,7 @@ from app.server.openapi.problems import (
     problems_of,
     remove_framework_error,
 )
+from app.server.openapi.samples import add_samples
 from app.server.openapi.shared_parts import share_parts
 from app.server.openapi.tracking_plan import with_plans
 from app.tracking.plan.validate import NO_PLANS, Plans
@@ -73,6 +74,9 @@ Send a caller key as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Errors are
 Every response has an `X-Request-ID`; quote it when you report a problem. Any call may also be
 refused before it is read, as a problem: 408 (it arrives too slowly), 414 or 431 (the URI or the
 headers are too long).
+
+In the code samples, `gateway` is the URL of the gateway and `key` is a caller key. Those in Python
+use httpx; those in Kotlin use `java.net.http`.
 """
 
 
@@ -83,7 +87,7 @@ def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
     """
     document = _generated(app)
     _add_bodies(document["components"]["schemas"])
-    for path, operation in _operations(document):
+    for method, path, operation in _operations(document):
         remove_framework_error(operation["responses"])
         if path.startswith(PROTECTED):
             add_problems(operation, OF_ANY_CALL)
@@ -95,6 +99,7 @@ def openapi(app: FastAPI, plans: Plans = NO_PLANS) -> dict[str, Any]:
         add_response_examples(document, operation)
         _require_only_in_body(document, path, operation)
         _add_headers(operation)
+        add_samples(document, method, path, operation)
     document["components"]["schemas"] = _without_titles(document["components"]["schemas"])
     document["paths"] = _without_titles(document["paths"])
     document = with_plans(document, plans)
@@ -130,11 +135,11 @@ def _generated(app: FastAPI) -> dict[str, Any]:
     return copied
 
 
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each operation with its path."""
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the method, the path and the content of each operation."""
     for path, operations in document["paths"].items():
-        for operation in operations.values():
-            yield path, operation
+        for method, operation in operations.items():
+            yield method, path, operation
 
 
 def _add_bodies(schemas: dict[str, Any]) -> None:
