@@ -6,7 +6,7 @@ of its own, the token of the session's forms, and must come from a page of this 
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -94,13 +94,14 @@ class ConsoleAccess:
         await self._limiter.take(context, caller, 1)
         for scope in scopes:
             require_scope(caller, scope)
-        apps = sorted(name for name in self._apps if caller.may_use(name))
-        return Visitor(context, session, caller, form_token(session_id), apps)
+        return Visitor(context, session, caller, form_token(session_id), self._usable(caller))
 
     async def operate(
         self, request: Request, operation: str, *scopes: Scope, most_bytes: int = MOST_BYTES
     ) -> tuple[Visitor, Form]:
         """Return the visitor and the form of an operation, which needs these scopes.
+
+        The visitor has the key as it is once the whole form has come.
 
         Raises what `enter` and `read_form` raise, and Forbidden for a forged request.
         """
@@ -109,8 +110,11 @@ class ConsoleAccess:
         form = await read_form(self._bodies, visitor.context, request.receive, most_bytes)
         if not hmac.compare_digest(form.raw(TOKEN_FIELD).encode(), visitor.form_token.encode()):
             raise Forbidden(NOT_OF_SESSION)
-        self.confirm(visitor, *scopes)
-        return visitor, form
+        caller = visitor.context.caller = self.confirm(visitor, *scopes)
+        return replace(visitor, caller=caller, apps=self._usable(caller)), form
+
+    def _usable(self, caller: Caller) -> list[str]:
+        return sorted(name for name in self._apps if caller.may_use(name))
 
     def use_app(self, visitor: Visitor, name: str) -> App:
         """Return an app that the visitor's request is about, as its audit record says.

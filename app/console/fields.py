@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from app.console.forms import Form
 from app.errors import Fault, Invalid
+from app.leanplum.values import LATEST
 from app.model import KEY_NAME
 
 MOST_CHARACTERS = 200
@@ -80,4 +81,6 @@ def parse_time(text: str) -> int | None:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
+    if not 0 <= moment.timestamp() < LATEST:
+        raise ValueError
     return int(moment.timestamp() * 1000)

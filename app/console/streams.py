@@ -1,13 +1,15 @@
 """Streams of server-sent events: the live parts of pages.
 
-A stream ends as soon as its session does. Whether sessions go on is asked once for all streams.
+A stream ends as soon as its session does, and when the apps of its key change. Whether sessions go
+on is asked once for all streams.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from app.console.access import ConsoleAccess, SignedOut, Visitor
 from app.console.polling import Poller
@@ -24,7 +26,7 @@ SESSION_SECONDS = 0.8  # between checks whether somebody has signed out
 # a client that closes may as well have closed only its sending side (`server/http1.py`).
 KEEPALIVE_CHECKS = 5
 RECONNECT_MS = 2_000  # after which a browser asks again, if a stream breaks off
-ENDED = "ended"  # the event that tells a page that its session has ended
+ENDED = "ended"  # the event that tells a page to load itself again, or to go to the sign-in page
 # Proxies pass each event on at once.
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **VARY_BY_PREFIX}
 
@@ -44,6 +46,25 @@ class _Watched:
         """Ask which of the sessions go on."""
         watched = set(self.open)
         self.ended = watched - await self._sessions.present(watched)
+
+
+class _CountedResponse(EventSourceResponse):
+    """A response with a stream that counts as open from now on until it has ended."""
+
+    def __init__(self, stream: AsyncIterator[bytes], streams: Counter[bytes], key: bytes) -> None:
+        super().__init__(stream, headers=HEADERS)
+        self._streams, self._key = streams, key
+        # Now: many requests may come before the first of their streams begins.
+        streams[key] += 1
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams[self._key] -= 1
+            if not self._streams[self._key]:
+                del self._streams[self._key]
 
 
 class Streams:
@@ -75,7 +96,7 @@ class Streams:
         if streams[visitor.session.hash] >= MOST_OF_SESSION or streams.total() >= MOST_STREAMS:
             raise Overloaded("Too many live pages are open; close some.")
         stream = self._stream(visitor, tuple(scopes), poller, events)
-        return EventSourceResponse(stream, headers=HEADERS)
+        return _CountedResponse(stream, streams, visitor.session.hash)
 
     async def _stream(
         self,
@@ -87,7 +108,7 @@ class Streams:
         """Yield events until the session ends, or the process stops."""
         yield format_sse_event(retry=RECONNECT_MS)
         silent = 0
-        with self._counted(visitor), poller.following(), self._sessions.following():
+        with poller.following(), self._sessions.following():
             while not self._closing and self._goes_on(visitor, scopes):
                 await poller.changed(CHECK_SECONDS)
                 silent += 1
@@ -100,22 +121,12 @@ class Streams:
         if not self._closing:
             yield format_sse_event(event=ENDED, data_str="")
 
-    @contextmanager
-    def _counted(self, visitor: Visitor) -> Iterator[None]:
-        streams, session = self._watched.open, visitor.session.hash
-        streams[session] += 1
-        try:
-            yield
-        finally:
-            streams[session] -= 1
-            if not streams[session]:
-                del streams[session]
-
     def _goes_on(self, visitor: Visitor, scopes: tuple[Scope, ...]) -> bool:
         if visitor.session.hash in self._watched.ended:
             return False
         try:
-            self._access.confirm(visitor, *scopes)
+            caller = self._access.confirm(visitor, *scopes)
         except (SignedOut, Forbidden):
             return False
-        return True
+        # What the stream shows was chosen by these apps: a page that is loaded again has others.
+        return caller.apps == visitor.caller.apps

@@ -76,7 +76,16 @@ def test_a_long_list_has_pages_that_keep_the_search(gateway: Talk) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["status=odd", "since=soon", "user=a&device=b", "before=x", f"user={'x' * 501}", "user=%00"],
+    [
+        "status=odd",
+        "since=soon",
+        "since=1969-12-31T23:59",
+        "until=9999-12-31T23:59-12:00",
+        "user=a&device=b",
+        "before=x",
+        f"user={'x' * 501}",
+        "user=%00",
+    ],
 )
 def test_a_search_that_makes_no_sense_is_refused(gateway: Talk, query: str) -> None:
     assert signed_in(gateway).get(f"/find?{query}").status_code == 422

@@ -69,6 +69,8 @@ def test_creating_a_key_is_audited_as_the_visitor_s_act(gateway: Talk) -> None:
         ({"apps": ["another"]}, "apps"),
         ({"expires": "yesterday"}, "expires"),
         ({"expires": "2020-01-01T00:00"}, "expires"),
+        ({"expires": "6000-01-01T00:00"}, "expires"),
+        ({"expires": "9999-12-31T23:59-12:00"}, "expires"),
         ({"rate": "0"}, "rate"),
         ({"rate": "-1"}, "rate"),
         ({"rate": "many"}, "rate"),

@@ -1,20 +1,25 @@
 """The live page and its stream, from a real server."""
 
+import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.console.two_apps import Site, running_site
 from tests.support.wait import until
 
 
 @contextmanager
-def streaming(site: Site, cookie: str, query: str = "") -> Iterator[Iterator[str]]:
-    """The lines of the stream, as they come."""
-    url = f"{site.url}/console/live/stream?{query}"
+def streaming(
+    site: Site, cookie: str, query: str = "", path: str = "/live/stream"
+) -> Iterator[Iterator[str]]:
+    """The lines of a stream, as they come."""
+    url = f"{site.url}/console{path}?{query}"
     with httpx.stream("GET", url, headers={"Cookie": cookie}, timeout=10) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -96,6 +101,18 @@ def test_a_stream_ends_when_its_key_loses_the_scope(site: Site) -> None:
         lines_until(lines, "event: ended")
 
 
+@pytest.mark.parametrize("path", ["/stream", "/live/stream"])
+def test_a_stream_ends_when_the_apps_of_its_key_change(site: Site, path: str) -> None:
+    key_id, key = site.make_key("receipts:read")
+    with streaming(site, site.sign_in(key), path=path) as lines:
+        lines_until(lines, "retry: ")
+        body = {"apps": ["two"]}
+        httpx.patch(f"{site.url}/v1/keys/{key_id}", json=body, headers=site.headers())
+        time.sleep(1.0)  # what is promised
+        site.track(f"late{path}", app="one")
+        assert f"late{path}" not in "".join(lines_until(lines, "event: ended"))
+
+
 def test_a_stream_ends_when_its_session_is_signed_out(site: Site) -> None:
     cookie = site.sign_in()
     page = httpx.get(f"{site.url}/console", headers={"Cookie": cookie}).text
@@ -119,6 +136,22 @@ def test_a_session_has_a_bounded_number_of_streams(site: Site) -> None:
         assert "Too many live pages" in refused.text
         for stream in open_streams:
             stream.close()
+
+
+def test_streams_that_are_opened_at_once_are_bounded_too(site: Site) -> None:
+    url, headers = f"{site.url}/console/live/stream", {"Cookie": site.sign_in()}
+
+    async def statuses() -> Counter[int]:
+        async with httpx.AsyncClient(headers=headers, timeout=20) as client:
+            requests = [client.build_request("GET", url) for _ in range(30)]
+            sent = (client.send(request, stream=True) for request in requests)
+            answers = await asyncio.gather(*sent)
+            found = Counter(answer.status_code for answer in answers)
+            for answer in answers:
+                await answer.aclose()
+            return found
+
+    assert asyncio.run(statuses()) == {200: 10, 503: 20}
 
 
 def test_nothing_is_read_while_nobody_looks(site: Site) -> None:

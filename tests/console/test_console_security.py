@@ -1,5 +1,11 @@
 """What protects the console: scopes, tokens of forms, origins, policies, methods."""
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode
+
 import pytest
 from fastapi.routing import APIRoute
 
@@ -193,3 +199,35 @@ def test_the_api_takes_no_session(gateway: Talk) -> None:
         "/v1/keys", key=None, headers={"Cookie": f"leanplum_gateway_console={visitor.cookie}"}
     )
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "refused"),
+    [
+        ("/preview", {"items": '{"action": "track", "userId": "u", "event": "E"}'}, 403),
+        ("/keys/create", {"name": "new", "scopes": "sdk", "apps": "one"}, 422),
+        ("/dead-letters/replay", {}, 404),
+        ("/dead-letters/discard", {}, 404),
+    ],
+)
+def test_an_operation_has_the_apps_of_the_key_as_it_is_once_the_form_has_come(
+    start: Callable[..., Talk],
+    two_apps: dict[str, Any],
+    path: str,
+    form: dict[str, str],
+    refused: int,
+) -> None:
+    talk = start(**two_apps)
+    key_id, key = talk.create_key(*Scope)
+    visitor = signed_in(talk, key)
+    text = urlencode({"form_token": visitor.token, "app": "one", **form}).encode()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield text[:10]
+        narrow = partial(talk.post, f"/v1/keys/{key_id}", {"apps": ["two"]}, method="PATCH")
+        assert (await asyncio.to_thread(narrow)).status_code == 200
+        yield text[10:]
+
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = visitor.send("POST", path, content=body(), headers=headers)
+    assert answer.status_code == refused
