@@ -1,6 +1,7 @@
 """The command `status`: what waits, who delivers it, and what needs a person's attention."""
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,12 +14,18 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from app.audit.seal_state import SealState
+    from app.outbox.delivery_states import DeliveryState
     from app.outbox.minute_counts import MinuteCount
     from app.outbox.queue_state import AppQueue, QueueState
     from app.settings import Settings
 
 CALL_MINUTES = 5
 SEAL_MS = 60_000  # a running gateway seals every second
+STATES = {
+    "held": "Leanplum refuses its key or the app, so its items are held; see `check`",
+    "circuit-open": "calls to Leanplum fail; single calls are tried until one succeeds",
+    "failing": f"all calls to Leanplum failed in the last {CALL_MINUTES} minutes",
+}
 HEADER = ("APP", "STATE", "WAITING", "OLDEST", "RETRYING", "HELD", "DEAD LETTERS", "CALLS FAILED")
 MaxAge = Annotated[
     str, typer.Option(help="How long an item may wait before that needs attention, as in 90s, 15m")
@@ -59,16 +66,18 @@ def _read_status(settings: "Settings", max_age_seconds: float) -> dict[str, Any]
     from app.audit.tree import fetcher
     from app.clock import now_ms
     from app.database.engine import snapshot
+    from app.outbox import delivery_states
     from app.outbox.minute_counts import read_counts
     from app.outbox.queue_state import read_queue
 
     now = now_ms()
     with engine_to_read(settings) as engine, snapshot(engine) as connection:
         queue = read_queue(connection, now)
+        circuits = _circuits(delivery_states.of_all(connection))
         counts = read_counts(connection, now - CALL_MINUTES * 60_000, None)
         seal = read_seal_state(fetcher(connection))
         database = _database_document(connection)
-    apps = _app_documents(queue, counts, configured_apps(settings), now)
+    apps = _app_documents(queue, counts, circuits, configured_apps(settings), now)
     document = {"apps": apps, "deliverers": queue.deliverers, "database": database}
     document["audit"] = _audit_document(seal)
     attention = [*_attention(document, max_age_seconds), *_audit_attention(seal, now)]
@@ -81,8 +90,23 @@ def _database_document(connection: "Connection") -> dict[str, Any]:
     return {"kind": connection.dialect.name, "bytes": database_bytes(connection)}
 
 
+def _circuits(
+    deliverers: "Mapping[str, Mapping[str, DeliveryState]]",
+) -> dict[str, set[str]]:
+    """Return the states of the circuits of each app; each deliverer has its own."""
+    circuits = defaultdict[str, set[str]](set)
+    for states in deliverers.values():
+        for app, state in states.items():
+            circuits[app].add(state.state)
+    return circuits
+
+
 def _app_documents(
-    queue: "QueueState", counts: "Iterable[MinuteCount]", configured: Iterable[str], now: int
+    queue: "QueueState",
+    counts: "Iterable[MinuteCount]",
+    circuits: Mapping[str, Set[str]],
+    configured: Iterable[str],
+    now: int,
 ) -> list[dict[str, Any]]:
     """Return the state of each app: those that are configured, have items, or had calls."""
     from app.outbox.queue_state import AppQueue
@@ -93,13 +117,13 @@ def _app_documents(
         calls[count.app, count.kind] += count.total
     queues = {found.app: found for found in queue.apps}
     documents = []
-    for app in sorted({*configured, *queues, *(app for app, _ in calls)}):
+    for app in sorted({*configured, *queues, *circuits, *(app for app, _ in calls)}):
         found = queues.get(app) or AppQueue(app)
         made, failed = calls.get((app, CALLS), 0), calls.get((app, FAILED_CALLS), 0)
         documents.append(
             {
                 "app": app,
-                "state": _state(found, made, failed),
+                "state": _state(found, circuits.get(app, set()), made, failed),
                 "waiting": found.waiting,
                 "waitingIsMinimum": queue.more_waiting,
                 "oldestSeconds": None if found.oldest is None else (now - found.oldest) // 1000,
@@ -114,14 +138,15 @@ def _app_documents(
     return documents
 
 
-def _state(found: "AppQueue", calls: int, failed: int) -> str:
-    if found.held:
+def _state(found: "AppQueue", circuits: Set[str], calls: int, failed: int) -> str:
+    """Return the state of an app: the worst that any deliverer has."""
+    if found.held or "held" in circuits:
         return "held"
+    if "open" in circuits:
+        return "circuit-open"
     if failed and failed == calls:
         return "failing"
-    if found.waiting:
-        return "delivering"
-    return "idle"
+    return "delivering" if found.waiting else "idle"
 
 
 def _attention(document: dict[str, Any], max_age_seconds: float) -> Iterator[str]:
@@ -131,10 +156,8 @@ def _attention(document: dict[str, Any], max_age_seconds: float) -> Iterator[str
         yield "items wait, and no process delivers: start `serve` or `deliver`"
     for app in apps:
         name, age = app["app"], app["oldestSeconds"]
-        if app["held"]:
-            yield f"app {name}: Leanplum refuses its key or the app; see `check` and the log"
-        if app["state"] == "failing":
-            yield f"app {name}: all calls to Leanplum failed in the last {CALL_MINUTES} minutes"
+        if app["state"] in STATES:
+            yield f"app {name}: {STATES[app['state']]}"
         if age is not None and age > max_age_seconds:
             yield f"app {name}: the oldest item has been waiting for {_duration(age)}"
         if app["deadLetters"]:
