@@ -7,6 +7,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # UPGRADE=--upgrade makes `make lock` take the newest versions; without it only what pyproject.toml asks for changes.
 LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --quiet $(UPGRADE)
 
+# Tests start hundreds of processes, and pytest rewrites hundreds of files: each is compiled once, not each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test fast soak check format bench lock clean
 
