@@ -16,7 +16,11 @@ from app.simulator.server import BackgroundServer
 from tests.support.processes import Process, ended, requests, serving, stats, values
 from tests.support.wait import until
 
-UNSET: dict[str, str | None] = {"LEANPLUM_APP_ID": None, "LEANPLUM_PRODUCTION_KEY": None}
+UNSET: dict[str, str | None] = {
+    "LEANPLUM_APP_ID": None,
+    "LEANPLUM_PRODUCTION_KEY": None,
+    "GATEWAY_RETRY_MAX_SECONDS": "1",  # how soon a held app is asked again
+}
 Simulators = tuple[BackgroundServer, BackgroundServer]
 
 

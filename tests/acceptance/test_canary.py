@@ -306,7 +306,11 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
         data_export_key=LEANPLUM_KEYS["LEANPLUM_DATA_EXPORT_KEY"],
         content_read_only_key=LEANPLUM_KEYS["LEANPLUM_CONTENT_READ_ONLY_KEY"],
     )
-    settings = LEANPLUM_KEYS | {"GATEWAY_LOG_LEVEL": "debug", "GATEWAY_RATE_BURST": "100000"}
+    settings = LEANPLUM_KEYS | {
+        "GATEWAY_LOG_LEVEL": "debug",
+        "GATEWAY_RATE_BURST": "100000",
+        "GATEWAY_RETRY_MAX_SECONDS": "1",
+    }
     server = BackgroundServer(config)
     with serving_fresh(folder, "http://127.0.0.1:1", **settings) as gateway:
         do_everything(gateway, seen)
