@@ -22,6 +22,8 @@ from app.model import Scope
 from tests.support.gateway import WIDE, Talk, make_settings, running
 from tests.support.postgres import Server
 
+pytestmark = pytest.mark.slow
+
 MANY = 10_000
 MOST_SECONDS = 0.005
 TIMES = 20

@@ -11,6 +11,8 @@ from app.delivery.verdicts import RetryPolicy
 
 from .harness import Delivering, Leanplum, deliver
 
+pytestmark = pytest.mark.slow
+
 HOUR, DAY = 3_600.0, 86_400.0
 POLICY = RetryPolicy(window=DAY, least=2.0, most=60.0)
 AWAY = {"mode": "503", "times": None}

@@ -16,6 +16,8 @@ from app.model import Status
 
 from .harness import Delivering, Leanplum, deliver
 
+pytestmark = pytest.mark.slow
+
 POLICY = RetryPolicy()  # as in production
 Fault = dict[str, Any]
 

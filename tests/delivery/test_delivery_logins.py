@@ -18,6 +18,8 @@ from tests.support.wait import until_async
 
 from .harness import Delivering, Leanplum, deliver, erase, other_process
 
+pytestmark = pytest.mark.slow
+
 LONG = RetentionLimits(receipts=10**9, dead_letters=10**9)
 
 

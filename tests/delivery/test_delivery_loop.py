@@ -15,6 +15,8 @@ from tests.support.wait import until_async
 
 from .harness import Delivering, Leanplum, deliver
 
+pytestmark = pytest.mark.slow
+
 PATIENT = RetryPolicy(window=60.0, least=30.0, most=60.0, held=0.3)
 
 

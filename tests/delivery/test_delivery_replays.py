@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
 from sqlalchemy import Connection
 
 from app import ids
@@ -15,6 +16,8 @@ from app.outbox.dead_letters import DeadLetterFilter
 from tests.support.wait import until_async
 
 from .harness import Delivering, Leanplum, deliver
+
+pytestmark = pytest.mark.slow
 
 
 async def replay(at: Delivering) -> int:

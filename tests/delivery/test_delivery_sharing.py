@@ -18,6 +18,8 @@ from tests.support.wait import until_async
 
 from .harness import Delivering, Leanplum, deliver
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_ten_events_of_one_caller_pass_anothers_long_backlog(

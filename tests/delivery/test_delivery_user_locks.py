@@ -16,6 +16,8 @@ from app.outbox.liveness_lock import LivenessLock
 
 from .harness import Delivering, Leanplum, deliver, erase, other_process
 
+pytestmark = pytest.mark.slow
+
 LEASE_SECONDS = 60.0
 
 

@@ -4,6 +4,7 @@ The model is a list of items that stands for the database; it knows which wait, 
 what is in flight.
 """
 
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -266,7 +267,7 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = pytest.mark.slow(Histories.TestCase)
 TestHistories.settings = settings(
-    max_examples=200,
+    max_examples=3 * int(os.environ.get("GATEWAY_TESTS_MODELS", "20")),
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

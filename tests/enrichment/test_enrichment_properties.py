@@ -20,6 +20,8 @@ from app.model import NO_NOTES, NewItem, Notes
 
 from .enriched import enricher
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [currency]
 default = "SEK"

@@ -4,6 +4,8 @@ settled, crashed, sent again, on a clock that jumps.
 
 import asyncio
 import json
+import math
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -29,6 +31,8 @@ from app.outbox.user_lock_rows import OUTLIVES_MS
 from tests.support.postgres import Server
 
 from .harness import Opened, track
+
+EXAMPLES = int(os.environ.get("GATEWAY_TESTS_MODELS", "20"))
 
 USERS = st.sampled_from(["uann", "ubob", "ucid", "udan", "ueve"])
 DEVICES = st.sampled_from(["dphone", "dtablet"])
@@ -402,7 +406,7 @@ def test_the_outbox_does_what_its_model_does(
     run_state_machine_as_test(
         Chosen,
         settings=settings(
-            max_examples=60 if kind == "sqlite" else 25,
+            max_examples=EXAMPLES if kind == "sqlite" else math.ceil(EXAMPLES / 2.5),
             stateful_step_count=25,
             deadline=None,
             derandomize=True,
