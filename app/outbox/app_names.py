@@ -7,6 +7,8 @@ from sqlalchemy import Connection, func, select
 from app import ids
 from app.database.tables import acceptances, item_ids, items, minute_counts
 
+NEWEST = 10_000  # acceptances that are looked at for the names of their apps
+
 
 def apps_of_id(connection: Connection, item_id: str) -> list[str]:
     """Return the apps in which an item may have this id, given by a caller or generated."""
@@ -15,9 +17,14 @@ def apps_of_id(connection: Connection, item_id: str) -> list[str]:
 
 
 def app_names(connection: Connection) -> list[str]:
-    """Return the apps that had items or calls in the last two days, or items with own ids."""
+    """Return the apps that had items or calls lately, or items with ids from callers.
+
+    Lately: in the last two days, or in the last calls that brought items.
+    """
     counted = connection.execute(select(minute_counts.c.app).distinct()).scalars()
-    return sorted({*counted, *_apps_with_given_ids(connection)})
+    newest = select(acceptances.c.app).order_by(acceptances.c.first_seq.desc()).limit(NEWEST)
+    recent = connection.execute(select(newest.subquery().c.app).distinct()).scalars()
+    return sorted({*counted, *recent, *_apps_with_given_ids(connection)})
 
 
 def _apps_with_given_ids(connection: Connection) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from app.database.engine import reading
 from app.model import Status
-from app.outbox.app_names import apps_of_id
+from app.outbox.app_names import app_names, apps_of_id
 from app.outbox.queue_state import AppQueue, QueueState, read_queue
 from tests.outbox.harness import Opened, settle, track, with_outbox
 
@@ -56,6 +56,7 @@ def test_the_apps_that_may_have_an_id_are_found(database: str) -> None:
         await at.accept(track(item_id="x"), app="two")
         ((generated, _),) = await at.accept(track(), app="three")
         with reading(at.engine) as connection:
+            assert app_names(connection) == ["one", "three", "two"]
             assert apps_of_id(connection, "x") == ["one", "two"]
             assert apps_of_id(connection, generated) == ["one", "two", "three"]
 
