@@ -85,12 +85,12 @@ def index(engine: Engine) -> list[float]:
     seconds = list[float]()
     while True:
         with reading(engine) as connection:
-            block = search_index.next_block(connection)
-        if block is None:
+            progress = search_index.progress(connection)
+        if not progress.is_complete:
             return seconds
         began = time.perf_counter()
         with transaction(engine) as cursor:
-            IndexBlock.run_all(cursor, [IndexBlock(block)])
+            IndexBlock.run_all(cursor, [IndexBlock(progress.block)])
         seconds.append(time.perf_counter() - began)
 
 

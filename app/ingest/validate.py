@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from app import suggestions
 from app.errors import Fault, Invalid
-from app.ingest.event_names import NAME_FIELDS, event_name
+from app.ingest.event_names import NAME_FIELDS
 from app.ingest.faults import MAX_FAULTS, as_sent, found_by
 from app.leanplum.actions import ACCEPTED_ACTIONS, About, Action
 from app.leanplum.values import Text, Time, described
@@ -197,7 +197,7 @@ def item(
     # Equal contents need equal texts: a repeat of the id is compared with this one
     sorting = orjson.OPT_SORT_KEYS if own_id is not None else None
     body = orjson.dumps(fields, option=sorting).decode()
-    event = event_name(action, fields) if action in NAME_FIELDS else None
+    event = fields.get(NAME_FIELDS.get(action, "")) or None  # a valid name, or an empty one
     if notes is NO_NOTES:
         # Takes half the time of NewItem(…)
         return tuple.__new__(NewItem, (subject, action, body, own_id, None, None, event))

@@ -96,6 +96,7 @@ class Outbox:
         # By sequence number: events of callers that wait for the item to settle
         self._awaited: dict[int, list[asyncio.Event]] = {}
         self._waiting_is_over = False  # set at shutdown: nobody waits for an item to settle
+        self._index_pace = search_index.IndexPace()
         self.queued = 0
         self._accepting = 0  # of these, items whose commit is pending
         self.on_accepted: Callable[[], None] = lambda: None
@@ -546,9 +547,9 @@ class Outbox:
 
         Return whether there was something to do.
         """
-        block = await self._walk(search_index.next_block)
-        if block is not None:
-            await self._writer.write(search_index.IndexBlock(block))
+        progress = await self._walk(search_index.progress)
+        if self._index_pace.permits(progress):
+            await self._writer.write(search_index.IndexBlock(progress.block))
             return True
         emptied = await self._walk(search_index.find_emptied)
         if emptied is not None:

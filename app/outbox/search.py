@@ -25,6 +25,7 @@ from app.outbox.search_index import REQUEST, Extent, extents, find_blocks, find_
 
 EXAMINED = 100_000  # items that a search examines
 WALK = 10_000  # numbers of a span of items that no index chooses
+LANE_SHARE = 20  # an item of another lane costs such a part of one that is compared in full
 LISTED = 1_000  # items of a span that an index chooses
 SEEKS = 64  # blocks that are looked up together
 WAITING = frozenset({Status.ACCEPTED, Status.RETRYING, Status.HELD})
@@ -136,7 +137,7 @@ class _Spans:
         if which.statuses is not None and which.statuses <= WAITING:
             chunks = (self._chunks(WAITING_ITEMS, extent, ()) for extent in ranges)
             return map(self._listed, chain.from_iterable(chunks))
-        return chain.from_iterable(map(self._walk, ranges))
+        return chain.from_iterable(self._walk(extent, WALK) for extent in ranges)
 
     def _by_subject(self, subject: str, ranges: Sequence[Extent]) -> Iterator[Span]:
         lane = ids.lane(self._wanted.app, subject)
@@ -144,7 +145,8 @@ class _Spans:
             if extent.indexed:
                 yield from map(self._listed, self._seek(lane, extent))
             else:
-                yield from self._walk(extent, " AND i.lane = ?", (lane,))
+                spans = self._walk(extent, 10 * WALK, " AND i.lane = ?", (lane,))
+                yield from (span._replace(size=span.size // LANE_SHARE) for span in spans)
 
     def _by_request(self, request_id: str) -> Iterator[Span]:
         """Yield a span for each acceptance of a request.
@@ -184,7 +186,11 @@ class _Spans:
                 yield chunk
 
     def _walk(
-        self, extent: Extent, condition: str = "", values: tuple[Any, ...] = ()
+        self,
+        extent: Extent,
+        length: int,
+        condition: str = "",
+        values: tuple[Any, ...] = (),
     ) -> Iterator[Span]:
         """Yield spans of the items in a range, without the gaps between them."""
         end = extent.end
@@ -194,7 +200,7 @@ class _Spans:
             newest = self._connection.exec_driver_sql(statement, bounds).scalar()
             if newest is None:
                 return
-            first = max(extent.first, newest + 1 - WALK)
+            first = max(extent.first, newest + 1 - length)
             in_range = f"i.seq >= ? AND i.seq < ?{condition}"
             yield Span(in_range, (first, newest + 1, *values), first, newest + 1 - first)
             end = first

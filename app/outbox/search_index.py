@@ -10,7 +10,8 @@ items themselves are compared. So entries of items that are gone do no harm, and
 block has no items; but an erasure removes those of its subject.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ from app.database.driver import DIALECTS, Cursor, read_rows
 
 BLOCK = 16_384  # sequence numbers of a block
 REQUEST = 1 << 32  # added to the checksum of a request id; lanes are below it
+QUIET_RATE = 1_000  # items accepted a second, up to which blocks are written as they complete
+RATE_SECONDS = 1.0  # over which that rate is measured, at least
+MOST_BEHIND = 500_000  # items in no block: a search walks over them in some 0.1 s
 STEP = 4_000  # keys that are removed in one transaction
 
 NEXT = """
@@ -83,13 +87,54 @@ ORDER BY seq DESC LIMIT ?
 # --- writing -------------------------------------------------------------------------------------
 
 
-def next_block(connection: Connection) -> int | None:
-    """Return the next block to be written; None if some of its numbers are not used yet."""
+class Progress(NamedTuple):
+    """The next block to be written, and the last sequence number that is used."""
+
+    block: int
+    last: int
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all numbers of the block are used."""
+        return self.last >= (self.block + 1) * BLOCK - 1
+
+    @property
+    def behind(self) -> int:
+        """How many numbers are in no block."""
+        return self.last - self.block * BLOCK
+
+
+def progress(connection: Connection) -> Progress:
+    """Return how far the index is."""
     newest, oldest_item, last = connection.exec_driver_sql(NEXT).one()
     block = -1 if newest is None else newest
     # Numbers below the first item need no block.
-    block = max(block + 1, (last + 1 if oldest_item is None else oldest_item) // BLOCK)
-    return block if last >= (block + 1) * BLOCK - 1 else None
+    oldest_block = (last + 1 if oldest_item is None else oldest_item) // BLOCK
+    return Progress(max(block + 1, oldest_block), last)
+
+
+class IndexPace:
+    """The decision whether a block is written now, or once fewer items are accepted.
+
+    A block costs a tenth of what accepting its items does. So it waits while many are accepted,
+    until a search would have too many to walk over.
+    """
+
+    def __init__(self, ticks: Callable[[], float] = time.monotonic) -> None:
+        self._ticks = ticks
+        self._seen: tuple[float, int] | None = None  # when, and the last number then
+        self._is_quiet = True
+
+    def permits(self, found: Progress) -> bool:
+        """Return whether the next block should be written now."""
+        now = self._ticks()
+        if self._seen is None:
+            self._seen = now, found.last
+        seen_at, last = self._seen
+        if now - seen_at >= RATE_SECONDS:
+            self._is_quiet = found.last - last <= QUIET_RATE * (now - seen_at)
+            self._seen = now, found.last
+        return found.is_complete and (self._is_quiet or found.behind >= MOST_BEHIND)
 
 
 @dataclass(frozen=True, slots=True)
