@@ -276,3 +276,17 @@ def test_a_discarded_dead_letter_is_found_by_its_status(database: str) -> None:
         assert len(await find(at, statuses=frozenset({Status.REJECTED}))) == 3
 
     with_outbox(database, body)
+
+
+def test_blocks_wait_while_many_items_are_accepted_but_not_for_ever() -> None:
+    now = [0.0]
+    pace = search_index.IndexPace(lambda: now[0])
+    complete = search_index.Progress(block=0, last=search_index.BLOCK)
+    assert pace.permits(complete), "nothing is known of the rate"
+    assert not pace.permits(complete._replace(last=search_index.BLOCK - 2)), "it is not complete"
+    now[0] += 10
+    last = complete.last + 11 * search_index.QUIET_RATE
+    assert not pace.permits(complete._replace(last=last)), "many were accepted"
+    assert pace.permits(complete._replace(last=search_index.MOST_BEHIND)), "a search would be slow"
+    now[0] += 10
+    assert pace.permits(complete._replace(last=last + 10 * search_index.QUIET_RATE))
