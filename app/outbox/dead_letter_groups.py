@@ -15,7 +15,7 @@ from app.database.driver import DIALECTS, read_rows
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, Receipt
 
-SCANNED = 10_000  # dead letters that are looked at, the newest of all apps
+SCANNED = 5_000  # dead letters that are looked at, the newest of all apps
 MOST_GROUPS = 100
 MOST_CHARACTERS = 300
 NO_WORDS = "(nothing was said)"

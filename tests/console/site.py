@@ -22,6 +22,7 @@ class ConsoleSite:
 
     def __init__(self, url: str, key: str, leanplum: Leanplum) -> None:
         self.url, self.key, self.leanplum = url, key, leanplum
+        self._cookie = ""
         self.http = httpx.Client(
             base_url=url, headers={"Authorization": f"Bearer {key}"}, trust_env=False
         )
@@ -41,6 +42,17 @@ class ConsoleSite:
 
     def until_status(self, item_id: str, status: str) -> None:
         until(lambda: self.receipt(item_id)["status"] == status, 20.0)
+
+    def opened(self, visit: Visit, path: str, **options: Any) -> Page:
+        """Return the page at a path of the console, with one session for all of its visits."""
+        if not self._cookie:
+            answer = self.http.post("/console/sign-in", data={"key": self.key})
+            self._cookie = answer.headers["set-cookie"].partition(";")[0]
+        page = visit(f"{self.url}/console/sign-in", **options)
+        name, _, value = self._cookie.partition("=")
+        page.context.add_cookies([{"name": name, "value": value, "url": f"{self.url}/console"}])
+        page.goto(f"{self.url}/console{path}")
+        return page
 
     def signed_in(self, visit: Visit, path: str = "", **options: Any) -> Page:
         """Return the page at a path of the console, after signing in."""

@@ -173,3 +173,10 @@ def test_a_long_list_has_pages(start: Callable[..., Talk]) -> None:
 @pytest.mark.parametrize("after", ["x", "1", "1-key_", "9" * 30, "1-key_0123456789abcdeg"])
 def test_a_position_that_no_page_gave_is_refused(gateway: Talk, after: str) -> None:
     assert signed_in(gateway).get(f"/keys?after={after}").status_code == 422
+
+
+def test_a_nul_character_is_refused_in_forms_and_in_urls(gateway: Talk) -> None:
+    visitor = signed_in(gateway)
+    assert visitor.post("/keys/create", NEW | {"name": "a\0b"}).status_code == 400
+    assert visitor.get("/keys/key_%00").status_code == 422
+    assert visitor.get("/keys?after=%00").status_code == 422

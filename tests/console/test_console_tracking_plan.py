@@ -51,7 +51,7 @@ def test_entries_names_and_violations_are_shown_without_values(talk: Talk) -> No
         "Search events warn",
         "plan-type",
         "/params/n",
-        "1 events in use that the plan does not have",
+        "Events in use that the plan does not have: 1",
         "unknown events: warn",
     ):
         assert expected in words, expected
