@@ -11,7 +11,7 @@ from app import ids
 from app.audit import records
 from app.audit.recorder import AuditRecorder
 from app.clock import instant, now_ms
-from app.console.access import ConsoleAccess, Visitor
+from app.console.access import ConsoleAccess, SignedOut, Visitor
 from app.console.fields import Problems, time_of
 from app.console.find import words_of
 from app.console.forms import Form
@@ -115,7 +115,10 @@ class RunObserver:
 
     def confirm(self) -> None:
         """Raise if the key does not work any more, or lost the scope or the app."""
-        caller = self._access.confirm(self._visitor, Scope.DEAD_LETTERS_MANAGE)
+        try:
+            caller = self._access.confirm(self._visitor, Scope.DEAD_LETTERS_MANAGE)
+        except SignedOut:
+            raise Forbidden("Forbidden: the key that began it does not work any more") from None
         if not caller.may_use(self._app):
             raise Forbidden("Forbidden: this key is not valid for this app any more")
 

@@ -21,7 +21,7 @@ from app.database.driver import Cursor, in_time
 from app.database.engine import reading
 from app.database.tables import dead_letter_runs
 from app.database.writer import Writer
-from app.errors import GatewayError, StorageUnavailable
+from app.errors import GatewayError, RateLimited, StorageUnavailable
 from app.outbox.dead_letters import DeadLetterFilter, DeadLetterService
 from app.telemetry import describe
 
@@ -31,6 +31,9 @@ TELL_MS = 1_000  # between two writes of the progress
 SILENT_MS = 30_000  # after which a run that tells nothing is taken for interrupted
 RETENTION_MS = 2 * 86_400_000
 MOST_RECENT = 10
+MOST_RUNNING = 10  # in one process
+RETRY_SECONDS = 10.0
+TOO_MANY = "Too many replays and discards are in progress here; wait until one has ended."
 INTERRUPTED = "The process that did it has ended. Start it again for those that are left."
 ENDING = "The process stopped. Start it again for those that are left."
 COLUMNS = "id, app, kind, dry_run, key_id, choice, started_at, updated_at, matched, changed, state"
@@ -144,8 +147,10 @@ class DeadLetterRuns:
     ) -> str:
         """Begin a run, and return its id, after waiting `patience` seconds for a small one to end.
 
-        Raises StorageUnavailable.
+        Raises RateLimited while many are in progress here, and StorageUnavailable.
         """
+        if len(self._tasks) >= MOST_RUNNING:
+            raise RateLimited(TOO_MANY, RETRY_SECONDS)
         now = self._clock()
         run = DeadLetterRun(secrets.token_hex(8), app, kind, dry_run, key_id, choice, now, now)
         await self._writer.write(PutRun(run))

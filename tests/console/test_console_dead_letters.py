@@ -190,6 +190,7 @@ def test_a_replay_stops_when_its_key_is_revoked(
     path = answer.headers["location"].removeprefix("/console")
     text = text_of(signed_in(talk).get(path))
     assert "Replay stopped" in text
+    assert "the key that began it does not work any more" in text
     assert [status(talk, item_id) for item_id in "abcd"] == ["accepted"] * 2 + ["rejected"] * 2
     failed = [each for each in talk.audit(answer.headers["x-request-id"]) if each["status_id"] == 2]
     assert len(failed) == 1

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from app.errors import RateLimited
 from app.model import Settled, Status, Verdict
 from app.outbox import dead_letter_groups, dead_letter_runs, dead_letters
 from app.outbox.dead_letter_groups import NO_WORDS, reason_of
@@ -211,5 +212,15 @@ def test_a_run_whose_process_is_gone_is_interrupted_and_old_ones_are_removed(dat
         at.now += dead_letter_runs.RETENTION_MS
         await run(at, Observer())
         assert await runs.find("r1") is None
+
+    with_outbox(database, body)
+
+
+def test_few_runs_go_on_at_once(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_letter_runs, "MOST_RUNNING", 0)
+
+    async def body(at: Opened) -> None:
+        with pytest.raises(RateLimited, match="in progress"):
+            await run(at, Observer())
 
     with_outbox(database, body)
