@@ -25,7 +25,7 @@ from app.audit.row_macs import ERASURES, RowMacs, RowSelection
 from app.database.driver import DIALECTS, Cursor
 from app.encryption import BodyCipher
 from app.model import ERASES, Removed
-from app.outbox import logins, retention, search_index
+from app.outbox import logins, retention, run_choices, search_index
 
 USER, DEVICE = "u", "d"
 SELECT_VERSION = "SELECT erasures FROM sequence"
@@ -214,6 +214,7 @@ def remove_items(
     in_flight = _count_in_flight(cursor, {item.seq for item in removed})
     id_count = retention.remove(cursor, [item.seq for item in removed])
     search_index.forget_subjects(cursor, app, subjects)
+    run_choices.forget_subjects(cursor, app, subjects)
     dead_logins = 0
     for each in subjects:
         dead_logins += logins.erase(cursor, cipher, app, each, last_deletion)

@@ -48,7 +48,7 @@ ORDER BY first_seq DESC LIMIT ?
 ACCEPTANCES = """
 SELECT a.first_seq,
        (SELECT min(b.first_seq) FROM acceptances b WHERE b.first_seq > a.first_seq) AS next
-FROM acceptances a WHERE a.first_seq IN {firsts} AND a.request_id = ?
+FROM acceptances a WHERE a.first_seq IN {firsts}
 """
 OWN_IDS = """
 SELECT seq FROM item_ids WHERE seq >= ? AND seq < ? AND app = ? AND id >= ? AND id <= ?
@@ -160,17 +160,30 @@ class _Spans:
             else:
                 chunks = self._chunks(REQUESTS, extent, (checksum,))
             for firsts in chunks:
-                yield from self._of_acceptances(firsts, request_id)
+                yield from self._of_acceptances(firsts)
 
-    def _of_acceptances(self, firsts: Sequence[int], request_id: str) -> Iterator[Span]:
+    def _of_acceptances(self, firsts: Sequence[int]) -> Iterator[Span]:
+        """Yield the spans of acceptances: long ones each by itself, the others together.
+
+        Callers choose the ids of their requests, so many may have the same, or its checksum.
+        """
         statement = ACCEPTANCES.format(firsts=self._dialect.values("bigint"))
-        values = (_text(firsts), request_id)
         before = MAX_SEQ if self._wanted.before is None else self._wanted.before
-        found = read_rows(self._connection, "first_seq, next", statement, values)
+        found = read_rows(self._connection, "first_seq, next", statement, (_text(firsts),))
+        together: list[int] = []
         for first, following in sorted(found, reverse=True):
             end = min(before, following or MAX_SEQ)
-            condition = "i.seq >= ? AND i.seq < ? AND i.acceptance = ?"
-            yield Span(condition, (first, end, first), first, min(LISTED, end - first))
+            is_long = end - first > LISTED
+            if together and (is_long or len(together) >= LISTED):
+                yield self._listed(together)
+                together = []
+            if is_long:
+                condition = "i.seq >= ? AND i.seq < ? AND i.acceptance = ?"
+                yield Span(condition, (first, end, first), first, LISTED)
+            else:
+                together += range(end - 1, first - 1, -1)
+        if together:
+            yield self._listed(together)
 
     def _by_outcome(
         self, statuses: Set[Status], ranges: Sequence[Extent]

@@ -226,6 +226,18 @@ def test_a_key_for_some_apps_sees_and_changes_only_theirs(
     assert path not in visitor.get("/dead-letters").text
 
 
+def test_a_run_does_not_name_an_erased_user(start: Callable[..., Talk]) -> None:
+    talk = start(leanplum_development_key="d")
+    visitor = signed_in(talk)
+    for kind in ("user", "device"):
+        begun = visitor.post("/dead-letters/replay", {"app": "default", kind: "erased-one"})
+        run = begun.headers["location"].removeprefix("/console")
+        assert "erased-one" in visitor.get(run).text
+        assert talk.call("DELETE", "/v1/users/erased-one").status_code == 202
+        assert "erased-one" not in visitor.get(run).text
+        assert not talk.rows("SELECT 1 FROM dead_letter_runs WHERE choice LIKE '%erased-one%'")
+
+
 def test_without_dead_letters_the_page_says_so(gateway: Talk) -> None:
     text = text_of(signed_in(gateway).get("/dead-letters"))
     assert "No dead letters" in text

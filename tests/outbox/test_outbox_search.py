@@ -188,6 +188,39 @@ def test_a_search_is_bounded_and_says_where_it_goes_on(
     with_outbox(database, body)
 
 
+@INDEXED
+@pytest.mark.parametrize(
+    "fields", [{"request_id": "same", "event": "None"}, {"request_id": "of the same checksum"}]
+)
+def test_a_search_for_a_request_id_that_many_calls_have_is_bounded(
+    database: str, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], indexed: str
+) -> None:
+    monkeypatch.setattr(search_module, "EXAMINED", 10)
+    monkeypatch.setattr(ids, "request_checksum", lambda request_id: 7)
+    read, reads = search_module._read, list[search_module.Span]()
+
+    def counted(connection: Any, which: Any, span: search_module.Span, limit: int) -> Any:
+        reads.append(span)
+        return read(connection, which, span, limit)
+
+    monkeypatch.setattr(search_module, "_read", counted)
+
+    async def body(at: Opened) -> None:
+        for number in range(40):
+            call = at.call(item(f"user{number}"))
+            await at.outbox.accept(call._replace(request_id="same"))
+            if indexed == "all" or (indexed == "half" and number == 20):
+                await index(at)
+        async for page in pages(at, ReceiptSearch("default", ItemFilter(**fields))):
+            assert page == []
+            assert len(reads) <= 6, "items of several calls are read together"
+            reads.clear()
+        found = await find(at, request_id="same")
+        assert [each.seq for each in found] == list(range(40, 0, -1))
+
+    with_outbox(database, body)
+
+
 def test_items_accepted_while_the_clock_was_behind_are_found_by_their_time(database: str) -> None:
     async def body(at: Opened) -> None:
         begun = at.now
