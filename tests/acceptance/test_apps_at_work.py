@@ -186,8 +186,9 @@ def test_check_asks_for_the_keys_of_every_app_and_names_where_each_stands(
     done = ended(tmp_path, "check", GATEWAY_APPS_FILE=str(file))
     assert done.returncode == 1
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["production_key", "of", "[apps.shop]", "accepted"] in lines
-    assert any(line[:4] == ["production_key", "of", "[apps.b]", "refused"] for line in lines)
+    assert ["shop", "production_key", "of", "[apps.shop]", "accepted", "-"] in lines
+    refused = ["b", "production_key", "of", "[apps.b]", "refused"]
+    assert any(line[:5] == refused for line in lines)
 
 
 def test_the_sandbox_refuses_a_file_of_real_apps(tmp_path: Path, leanplums: Simulators) -> None:
