@@ -42,7 +42,8 @@ from app.http.previews import (
     leanplum_entry,
     validated_items,
 )
-from app.http.problems import PROBLEMS, Answer, Problem, example
+from app.http.problem_types import PROBLEMS, Problem
+from app.http.problems import Answer, example, example_headers
 from app.http.proxies import VARY_BY_PREFIX, Prefixes, TrustedProxies
 from app.http.rate_limiting import LimitUsage, RateLimiter
 from app.http.request import (
@@ -108,6 +109,7 @@ __all__ = [
     "crowded_error",
     "decompressor_of",
     "example",
+    "example_headers",
     "has_rows",
     "headers_of_file",
     "idempotency_key",

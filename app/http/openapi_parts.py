@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from app.http.body import JSON, NDJSON
-from app.http.problems import MEDIA_TYPE, PROBLEMS, example
+from app.http.problem_types import PROBLEMS
+from app.http.problems import MEDIA_TYPE, example
 
 REF = "#/components/schemas/"
 

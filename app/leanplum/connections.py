@@ -26,7 +26,12 @@ ERRNO_REASONS = {
     errno.ENETUNREACH: "network unreachable",
     errno.ETIMEDOUT: "connection timed out",
 }
-ERROR_REASONS = {"ConnectTimeout": "connection timed out", "PoolTimeout": "no free connection"}
+ERROR_REASONS = {
+    "ConnectTimeout": "connection timed out",
+    "PoolTimeout": "no free connection",
+    "ReadTimeout": "no answer in time",
+    "TimeoutError": "no answer in time",
+}
 
 
 @dataclass(frozen=True, slots=True)

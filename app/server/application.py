@@ -32,6 +32,7 @@ from app.console import preview as console_preview
 from app.console import tracking_plan as console_tracking_plan
 from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
+from app.http.problem_types import INTERNAL
 from app.ingest import parameter_sentence, pointer
 from app.server import operations, pages
 from app.server.bootstrap import Services, gateway
@@ -212,7 +213,7 @@ async def _refused_key(request: Request) -> GatewayError | None:
 
 async def _internal_problem(request: Request, error: Exception) -> Response:
     """Answer an internal error without its text; the middleware logs it."""
-    return _response(problems.plain("internal", problems.INTERNAL, *_of(request)))
+    return _response(problems.plain("internal", INTERNAL, *_of(request)))
 
 
 HTTP_SLUGS = {404: "not-found", 405: "method-not-allowed"}

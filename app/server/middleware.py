@@ -34,6 +34,7 @@ from app.http import (
     log_failure,
     problems,
 )
+from app.http.problem_types import INTERNAL
 from app.telemetry import Metrics
 
 log = structlog.get_logger("request")
@@ -234,7 +235,7 @@ def _routable_path(scope: Scope) -> str:
 def _failure(error: Exception, context: RequestContext) -> Answer:
     """Log an unexpected exception; return an answer without its text."""
     log_failure(log, context, error)
-    return problems.plain("internal", problems.INTERNAL, context.request_id, context.prefix)
+    return problems.plain("internal", INTERNAL, context.request_id, context.prefix)
 
 
 def _guarded(

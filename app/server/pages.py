@@ -2,6 +2,7 @@
 
 import secrets
 from datetime import UTC, date, datetime
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Request
@@ -17,6 +18,7 @@ from app.http import (
     Tag,
     context_of,
     example,
+    example_headers,
     problem_responses,
 )
 from app.pages import Content, asset_response, environment, page_headers
@@ -97,7 +99,15 @@ async def problem_page(
     problem = PROBLEMS.get(slug)
     if problem is None:
         raise NotFound("No problem has this name; /problems lists all problems.")
-    return _page(request, "problem.html", problem=problem, example=example(slug, context.prefix))
+    phrase = HTTPStatus(problem.status).phrase
+    head = [f"HTTP/1.1 {problem.status} {phrase}"]
+    head += [f"{name}: {value}" for name, value in example_headers(slug).items()]
+    shown: dict[str, Any] = {
+        "problem": problem,
+        "head": head,
+        "example": example(slug, context.prefix),
+    }
+    return _page(request, "problem.html", **shown)
 
 
 def add_documentation(app: FastAPI) -> None:

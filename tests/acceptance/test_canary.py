@@ -175,8 +175,8 @@ def do_everything(gateway: Process, seen: Seen) -> None:
     for path in (
         "/metrics",
         "/openapi.json",
+        "/",
         "/docs",
-        "/redoc",
         "/problems",
         "/problems/validation",
         "/readyz",

@@ -13,8 +13,9 @@ import pytest
 
 from app import errors
 from app.audit.proofs import BROKEN
+from app.console.access import SignedOut
 from app.http import problems
-from app.http.problems import PROBLEMS
+from app.http.problem_types import PROBLEMS
 from app.outbox.outbox import Outbox
 from app.pages import asset_path
 from app.server.http1 import MAX_HEAD, MAX_HEADERS, MAX_URL
@@ -131,8 +132,9 @@ def _subclasses(base: type[errors.GatewayError]) -> set[type[errors.GatewayError
 
 
 def test_every_error_that_reaches_a_caller_has_a_problem() -> None:
-    # Only their subclasses are raised; StartRefused ends the process before there is a caller
+    # Only subclasses of the first three are raised; the others end a command, or lead to a sign-in
     without = {errors.Refusal, errors.Unable, errors.Upstream, errors.StartRefused}
+    without |= {errors.CheckFailed, SignedOut}
     assert _subclasses(errors.GatewayError) - without == set(problems.SLUGS)
     assert set(problems.SLUGS.values()) <= set(PROBLEMS)
 
@@ -145,7 +147,7 @@ def test_the_examples_are_what_the_code_says() -> None:
     assert examples["stopping"] == errors.Stopping().detail
     assert examples["audit-broken"] == BROKEN
     sources = (ROOT / "app").rglob("*.py")
-    text = "\n".join(page.read_text() for page in sources if page.name != "problems.py")
+    text = "\n".join(page.read_text() for page in sources if page.name != "problem_types.py")
     for slug in ("request-timeout", "id-conflict", "overloaded", "storage-unavailable"):
         assert examples[slug] in text, slug
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.http.problems import PROBLEMS
+from app.http.problem_types import PROBLEMS
 from app.server.openapi.samples import LANGUAGES
 from app.server.openapi.text import render
 from tests.support.openapi import DOCUMENT, OPERATIONS, Operation, dereferenced, operations_of

@@ -83,6 +83,8 @@ class Visit:
         )
         self._stack.callback(context.close)
         context.set_default_timeout(15_000)
+        # To load a page with its scripts takes long on a busy machine.
+        context.set_default_navigation_timeout(60_000)
         context.on("console", self._on_console)
         context.on("weberror", lambda error: self._troubles.append(f"thrown: {error.error}"))
         context.on("request", lambda request: self._on_request(request.url))

@@ -21,6 +21,7 @@ from app.errors import (
     UpstreamUnavailable,
 )
 from app.http import problems
+from app.http.problem_types import PROBLEMS
 from app.leanplum import replies
 from app.leanplum.client import LeanplumResponse
 from app.leanplum.mapping import without_detection
@@ -225,4 +226,4 @@ def status_of(error: GatewayError) -> int:
         return GONE
     if isinstance(error, UpstreamRejected):
         return 502
-    return problems.PROBLEMS[problems.SLUGS[type(error)]].status
+    return PROBLEMS[problems.SLUGS[type(error)]].status

@@ -12,6 +12,7 @@ import orjson
 
 from app.errors import Erased, Forbidden, GatewayError, Invalid, KeyNotConfigured
 from app.http import problems
+from app.http.problem_types import PROBLEMS
 
 SUCCESS = b'{"success": true}'
 MAX_REJECTED, MAX_FAULTS_IN_MESSAGE = 100, 3
@@ -28,7 +29,7 @@ def status_of(error: GatewayError) -> int:
         return 400
     if isinstance(error, KeyNotConfigured):
         return 503
-    return problems.PROBLEMS[problems.SLUGS[type(error)]].status
+    return PROBLEMS[problems.SLUGS[type(error)]].status
 
 
 def render_error(error: GatewayError) -> dict[str, Any]:
