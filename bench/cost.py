@@ -57,7 +57,8 @@ def _processor_seconds(child: Child) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def _slice(load: Load, child: Child, traffic: Traffic) -> Measured:
+def measure(load: Load, child: Child, traffic: Traffic) -> Measured:
+    """Measure a slice of the greatest load that the server can take."""
     with child.resumed():
         began = _processor_seconds(child)
         taken = load.slice(child, traffic)
@@ -77,14 +78,14 @@ def compare(stage: Stage, load: Load, comparison: Comparison) -> list[tuple[Meas
     pairs = []
     for number in range(PAIRS):
         order = (whole, less) if number % 2 else (less, whole)
-        measured = {child.name: _slice(load, child, comparison.traffic) for child in order}
+        measured = {child.name: measure(load, child, comparison.traffic) for child in order}
         pairs.append((measured[whole.name], measured[less.name]))
     return pairs
 
 
-def render(comparison: Comparison, pairs: Sequence[tuple[Measured, Measured]]) -> str:
+def render(title: str, pairs: Sequence[tuple[Measured, Measured]]) -> str:
     """Return the median and the quartiles of the ratios, as text."""
-    lines = [comparison.title]
+    lines = [title]
     for name, which in (("requests a second", 0), ("requests a second of processor time", 1)):
         low, middle, high = statistics.quantiles(
             [whole[which] / less[which] for whole, less in pairs], n=4
@@ -103,7 +104,7 @@ def main() -> None:
         load = Load(stage, replace(QUICK, slice=SECONDS))
         for comparison in COMPARISONS[part]:
             with fleet.scope():
-                print(render(comparison, compare(stage, load, comparison)), flush=True)
+                print(render(comparison.title, compare(stage, load, comparison)), flush=True)
 
 
 if __name__ == "__main__":
