@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy import Engine
 
 from app.audit import records
+from app.audit.key_derivation import derive_key
 from app.clock import now_ms
 from app.database.driver import Cursor, in_background, in_time
 from app.database.engine import dialect, reading
@@ -24,11 +25,12 @@ from app.errors import StorageUnavailable
 from app.telemetry import describe
 
 ID_BYTES = 32
+MAC_KEY = b"leanplum-gateway console sessions"  # name of a derived key: never change it
 SWEEP_SECONDS = 60.0  # between removals of sessions that have ended
 # That a session was used is written at most so many times in its idle time
 TOUCHES = 20
-COLUMNS = "hash, key_id, secret, created_at, last_seen_at, expires_at"
-INSERT = f"INSERT INTO console_sessions ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
+COLUMNS = "hash, key_id, secret, created_at, last_seen_at, expires_at, mac"
+INSERT = f"INSERT INTO console_sessions ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
 FIND = f"SELECT {COLUMNS} FROM console_sessions WHERE hash = ? AND expires_at > ?"
 PRESENT = "SELECT hash FROM console_sessions WHERE expires_at > ? AND hash IN "
 TOUCH = "UPDATE console_sessions SET last_seen_at = ?, expires_at = ? WHERE hash = ?"
@@ -41,7 +43,10 @@ log = structlog.get_logger("console")
 
 
 class Session(NamedTuple):
-    """A session. Times are milliseconds since the epoch; `secret` is the hash of its key."""
+    """A session. Times are milliseconds since the epoch; `secret` is the hash of its key.
+
+    `mac` shows that the gateway made it, and for which key.
+    """
 
     hash: bytes
     key_id: str
@@ -49,6 +54,7 @@ class Session(NamedTuple):
     created_at: int
     last_seen_at: int
     expires_at: int
+    mac: bytes = b""
 
 
 class Durations(NamedTuple):
@@ -146,16 +152,20 @@ class SessionStore:
         engine: Engine,
         writer: Writer,
         macs: records.AuditMacs,
+        root_key: bytes,
         durations: Durations,
         clock: Callable[[], int] = now_ms,
     ) -> None:
+        """`root_key` is that of the audit, from which the key of the sessions' MACs is derived."""
         self._engine, self._writer, self._macs = engine, writer, macs
+        self._mac_key = derive_key(root_key, MAC_KEY)
         self.durations, self._clock = durations, clock
 
     async def begin(self, key_id: str, secret: bytes, record: Record) -> str:
         """Store a new session of a key, with its audit record; return the session's id."""
         session_id, now = secrets.token_urlsafe(ID_BYTES), self._clock()
         session = Session(hash_of(session_id), key_id, secret, now, now, self._end(now, now))
+        session = session._replace(mac=self._mac(session))
         await self._writer.write(BeginSession(session, record, self._macs))
         return session_id
 
@@ -204,8 +214,17 @@ class SessionStore:
         row = self._row(FIND, (hash_, self._clock()))
         if row is None:
             return None
-        hash_, key_id, secret, *times = row
-        return Session(bytes(hash_), key_id, bytes(secret), *times)
+        hash_, key_id, secret, created_at, last_seen_at, expires_at, mac = row
+        times = created_at, last_seen_at, expires_at
+        session = Session(bytes(hash_), key_id, bytes(secret), *times, bytes(mac))
+        # A row that somebody else has written is no session.
+        return session if hmac.compare_digest(self._mac(session), session.mac) else None
+
+    def _mac(self, session: Session) -> bytes:
+        """Return the MAC of what does not change of a session."""
+        key_id, created_at = session.key_id.encode(), b"%d" % session.created_at
+        text = b"\0".join((session.hash, session.secret, key_id, created_at))
+        return hmac.digest(self._mac_key, text, "sha256")
 
     def _row(self, statement: str, parameters: tuple[Any, ...]) -> Any:
         with reading(self._engine) as connection:

@@ -353,6 +353,7 @@ console_sessions = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("last_seen_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    Column("mac", LargeBinary, nullable=False),
     Index("console_sessions_ending", "expires_at"),
 )
 

@@ -321,7 +321,8 @@ def _sessions(core: Core) -> SessionStore:
         int(settings.gateway_console_idle_seconds * 1000),
         int(settings.gateway_console_session_seconds * 1000),
     )
-    return SessionStore(core.engine, core.writer, core.audit.macs, durations)
+    audit = core.audit
+    return SessionStore(core.engine, core.writer, audit.macs, audit.root_key, durations)
 
 
 def _tracking(core: Core) -> Tracking:

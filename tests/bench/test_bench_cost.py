@@ -10,7 +10,7 @@ import pytest
 from bench.__main__ import ROOT
 from bench.bodies import BATCH, EVENT
 from bench.children import Fleet
-from bench.cost import Comparison, Measured, render
+from bench.cost import Measured, render
 from bench.keys import make_key
 from bench.load import Load
 from bench.plan import QUICK
@@ -39,7 +39,7 @@ def test_a_cost_is_told_as_the_median_of_the_pairs_and_where_half_of_them_are() 
     pairs = [
         (Measured(ratio, 2 * ratio), Measured(1.0, 1.0)) for ratio in (0.8, 0.9, 0.95, 1.0, 1.1)
     ]
-    assert render(Comparison("with to without", EVENT, "", "limits"), pairs).splitlines() == [
+    assert render("with to without", pairs).splitlines() == [
         "with to without",
         "  requests a second: 0.950 (0.850 to 1.050)",
         "  requests a second of processor time: 1.900 (1.700 to 2.100)",

@@ -193,3 +193,14 @@ def test_the_key_of_the_form_is_nowhere_afterwards(
     assert key.encode() not in gateway.path.read_bytes()
     wal = gateway.path.with_name(f"{gateway.path.name}-wal")
     assert not wal.exists() or key.encode() not in wal.read_bytes()
+
+
+def test_a_session_that_the_gateway_did_not_make_is_none(start: Callable[..., Talk]) -> None:
+    talk = start()
+    key_id, key = talk.create_key(Scope.CONSOLE_READ)
+    visitor = signed_in(talk, key)
+    other = signed_in(talk)
+    secret = "(SELECT secret FROM console_sessions WHERE key_id != ?)"
+    talk.execute(f"UPDATE console_sessions SET secret = {secret} WHERE key_id = ?", key_id, key_id)
+    assert visitor.get().status_code == 303
+    assert other.get().status_code == 200

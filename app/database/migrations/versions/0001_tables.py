@@ -257,6 +257,7 @@ def _create_console() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("last_seen_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger, nullable=False),
+        sa.Column("mac", sa.LargeBinary, nullable=False),
     )
     _create_index("console_sessions_ending", "console_sessions", ["expires_at"])
 
