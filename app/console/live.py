@@ -25,6 +25,8 @@ HISTORY = 50  # entries of each kind that the page shows at first
 MAX_TEXT = 500
 FINAL = (Status.DELIVERED, Status.SKIPPED, Status.REJECTED, Status.EXPIRED, Status.UNKNOWN)
 KINDS = ("accepted", *(status.value for status in FINAL))
+# Below the rows of a second in which there were more
+LEFT_OUT = '<tr class="left-out"><td colspan="7">Others were left out here.</td></tr>'
 router = console_router()
 
 
@@ -88,7 +90,8 @@ class LiveReader:
             seen = self._tail.last
             if new:
                 rows = "".join(self._row(entry, visitor.context.prefix) for entry in new)
-                yield format_sse_event(event="entries", data_str=rows)
+                left_out = LEFT_OUT if any(entry.more for entry in new) else ""
+                yield format_sse_event(event="entries", data_str=rows + left_out)
 
         scopes = (Scope.RECEIPTS_READ,)
         return self._streams.response(visitor, scopes, self._poller, events)

@@ -21,7 +21,7 @@ from app.model import Scope
 MOST_STREAMS = 100  # of a process
 MOST_OF_SESSION = 10
 CHECK_SECONDS = 0.4  # between checks of the key; the directory of keys is as old at most
-SESSION_SECONDS = 0.8  # between checks whether somebody has signed out
+SESSION_SECONDS = 2.0  # between checks whether somebody has signed out
 # Checks without an event after which a comment is sent. Only by it a closed connection is noticed:
 # a client that closes may as well have closed only its sending side (`server/http1.py`).
 KEEPALIVE_CHECKS = 5

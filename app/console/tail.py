@@ -8,7 +8,9 @@ from app.outbox.feed import Feed, FeedEntry
 from app.outbox.outbox import Outbox
 
 SECONDS = 1.0  # between readings
-LIMIT = 50  # entries of one kind that one reading shows: more than anybody can read in a second
+# Entries of one kind that one reading shows, and those that it looks at: nobody reads more in a
+# second, and each costs processor time that callers would have
+LIMIT, SCANNED = 25, 500
 KEPT = 400
 
 
@@ -26,13 +28,13 @@ class Tail:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._entries: deque[TailEntry] = deque(maxlen=KEPT)
-        self._feed = Feed(limit=LIMIT)
+        self._feed = Feed(limit=LIMIT, scanned=SCANNED)
         self.last = 0
 
     def begin(self) -> None:
         """Follow what is new from now on."""
         self._entries.clear()
-        self._feed = Feed(limit=LIMIT)
+        self._feed = Feed(limit=LIMIT, scanned=SCANNED)
 
     async def read(self) -> None:
         """Read what is new."""

@@ -7,6 +7,7 @@ time shortly before they commit, so the last seconds are read again, and what wa
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any, NamedTuple
 
 import orjson
@@ -80,12 +81,14 @@ class FeedStep(NamedTuple):
 class Feed:
     """A reader of the feed, which begins with what is new from now on.
 
-    A step costs little if little is new. It returns at most `limit` entries of each kind; at a
-    higher rate the newest ones.
+    A step costs little if little is new. It looks at most at `scanned` items of each kind, and
+    returns at most `limit` entries of them; at a higher rate the newest ones.
     """
 
-    def __init__(self, which: ItemFilter = ALL_ITEMS, limit: int = LIMIT) -> None:
-        self._which, self._limit = which, limit
+    def __init__(
+        self, which: ItemFilter = ALL_ITEMS, limit: int = LIMIT, scanned: int = SCANNED
+    ) -> None:
+        self._which, self._limit, self._scanned = which, limit, scanned
         self._accepted: int | None = None  # the last sequence number that was read
         self._settled = 0  # the last time of settling that was read
         # By sequence number: when it settled, of the items that the last step looked at
@@ -111,7 +114,7 @@ class Feed:
         before, self._accepted = self._accepted, last
         if last == before or not limit:
             return [], False
-        after = max(last - SCANNED, before or 0)
+        after = max(last - self._scanned, before or 0)
         which, values = "i.seq > ? AND i.seq <= ?", (after, last)
         entries = self._read_entries(connection, which, values, limit, settled=False)
         more = len(entries) > limit or (before is not None and before < after)
@@ -123,15 +126,18 @@ class Feed:
             self._settled = _last_settled(connection)
         scanned, more = dict[int, int](), False
         for index in SETTLED_INDEXES:
-            values = self._settled - OVERLAP_MS, SCANNED
+            values = self._settled - OVERLAP_MS, self._scanned
             found = read_rows(connection, "seq, settled_at", index, values)
             scanned |= {row[0]: row[1] for row in found}
-            more |= len(found) == SCANNED and all(self._is_new(*row) for row in found)
+            more |= len(found) == self._scanned and all(self._is_new(*row) for row in found)
         new = [seq for seq, at in scanned.items() if self._is_new(seq, at)]
         self._seen = scanned
         self._settled = max(scanned.values(), default=self._settled)
         if not new or not limit:
             return [], more
+        if self._which is ALL_ITEMS:  # the filter leaves none out, so the newest are enough
+            more |= len(new) > limit
+            new = nlargest(limit, new, key=scanned.__getitem__)
         which = f"i.seq IN {DIALECTS[connection.dialect.name].values('bigint')}"
         seqs = orjson.dumps(new).decode()
         entries = self._read_entries(connection, which, (seqs,), len(new), settled=True)

@@ -111,12 +111,10 @@ def test_the_last_entries_are_read_first_if_that_is_wanted(database: str) -> Non
 
 @pytest.mark.parametrize("limit", [2, 100])
 def test_a_step_is_bounded_and_says_so_if_it_leaves_new_entries_out(
-    database: str, monkeypatch: pytest.MonkeyPatch, limit: int
+    database: str, limit: int
 ) -> None:
-    monkeypatch.setattr(feed_module, "SCANNED", 6)
-
     async def body(at: Opened) -> None:
-        feed = Feed(limit=limit)
+        feed = Feed(limit=limit, scanned=6)
         read(at, feed)
         await at.accept(*(track(item_id=str(number)) for number in range(10)))
         step = read(at, feed)
