@@ -10,6 +10,7 @@
 - `gateway_state`, `attention`: what the overview shows, and what needs a person's attention
 - `tail`: the last items that were accepted and settled
 - `fields`: the values of form fields and queries
-- `sign_in`, `overview`, `find`, `live`, `dead_letters`, `keys`, `audit`, `tracking_plan`,
-  `preview`, `unknown`: one module for each page, with its templates in `templates/`
+- `sign_in`, `overview`, `find`, `live`, `dead_letters`, `keys`, `audit`: one module for each page,
+  with its templates in `templates/`
+- `tracking_plan`, `preview`, `unknown`: likewise; the last one is for other addresses
 """
