@@ -25,7 +25,7 @@ FIND, RECEIPT = "/console/find", "/console/find/receipt"
 PAGE = 50
 MAX_TEXT = 500
 CALLS = 20  # calls to Leanplum that the history of an item shows
-AFTER_MS = 60_000  # that a record of a call may be later than the item's outcome
+AFTER_MS = 1  # the record of a call has the time of the item's outcome, or an earlier one
 LEANPLUM_CALL = "leanplum multi"
 STATUSES = tuple(status.value for status in Status)
 Text = Annotated[str, Query(max_length=MAX_TEXT)]
