@@ -67,7 +67,7 @@ OF_NO_APP |= {one for one in NEEDS["audit:read"] if "/v1/audit" in one}
 QUERIES = {"GET /v1/audit/consistency": "?from=1&to=1"}  # what is required
 # Need the scope of each item's own action: test_callers_auth.py
 EACH_ITEM = ("POST /v1/batch", "POST /v1/preview")
-NO_KEY = re.compile(r"GET /(livez|readyz|metrics|problems.*)")
+NO_KEY = re.compile(r"GET /(livez|readyz|metrics|problems.*)?")
 ALL = frozenset(Scope)
 
 
