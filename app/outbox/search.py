@@ -60,7 +60,8 @@ ORDER BY seq DESC LIMIT ?
 class ReceiptSearch:
     """A search of the receipts of one app: at most `limit`, whose numbers are below `before`.
 
-    `own_ids`: only items whose caller-given ids are between these bounds.
+    `own_ids`: only items whose caller-given ids are between these bounds. `examined`: how many
+    items are looked at; the default is `EXAMINED`.
     """
 
     app: str
@@ -68,6 +69,7 @@ class ReceiptSearch:
     own_ids: tuple[str, str] | None = None
     before: int | None = None
     limit: int = 100
+    examined: int | None = None
 
 
 class ReceiptPage(NamedTuple):
@@ -91,13 +93,14 @@ def search(connection: Connection, wanted: ReceiptSearch, cipher: BodyCipher) ->
     which = replace(wanted.which, apps={wanted.app})
     found = list[dict[str, Any]]()
     examined, before = 0, None
+    most = EXAMINED if wanted.examined is None else wanted.examined
     for span in _Spans(connection, wanted).find():
         found += _read(connection, which, span, wanted.limit + 1 - len(found))
         examined += span.size
         if len(found) > wanted.limit:
             before = found[wanted.limit - 1]["seq"]
             break
-        if examined >= EXAMINED:
+        if examined >= most:
             before = span.first
             break
     return ReceiptPage([receipt(row, cipher) for row in found[: wanted.limit]], before)

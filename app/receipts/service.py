@@ -7,7 +7,7 @@ from app.model import Receipt
 from app.outbox.item_filter import ItemFilter
 from app.outbox.outbox import Outbox
 from app.outbox.receipts import Origin
-from app.outbox.search import ReceiptPage, ReceiptSearch
+from app.outbox.search import EXAMINED, ReceiptPage, ReceiptSearch
 from app.receipts.waiting import WaitExplanation, waiting_for
 
 
@@ -41,12 +41,14 @@ class ReceiptService:
     ) -> AppReceiptPage:
         """Return receipts of several apps, newest first, each with its app.
 
-        Where the search of an app went less far than the others', the page ends there.
+        Where the search of an app went less far than the others', the page ends there. All of them
+        together examine as many items as the search of one app.
         """
-        pages = [
-            (app, await self.search(ReceiptSearch(app, which, before=before, limit=limit)))
-            for app in apps
+        share = EXAMINED // max(1, len(apps))
+        wanted = [
+            ReceiptSearch(app, which, before=before, limit=limit, examined=share) for app in apps
         ]
+        pages = [(search.app, await self.search(search)) for search in wanted]
         ends = [page.before for _, page in pages if page.before is not None]
         end = max(ends, default=None)
         found = [

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from app.model import Scope
+from app.outbox.outbox import Outbox
+from app.outbox.search import EXAMINED, ReceiptSearch
 from app.settings import Settings
 from tests.console.visitor import ConsoleVisitor, signed_in, text_of
 from tests.support.gateway import CANARY, Talk
@@ -173,3 +175,32 @@ def test_a_search_for_a_user_is_audited_with_the_hash_of_the_user(gateway: Talk)
     (record,) = gateway.audit(answer.headers["x-request-id"])
     assert record["api"]["operation"] == "GET /console/find"
     assert record["unmapped"]["user"] == gateway.user_hash("ann")
+
+
+def test_a_search_of_many_apps_examines_no_more_than_that_of_one(
+    start: Callable[..., Talk], two_apps: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = list[int | None]()
+    search = Outbox.search_receipts
+
+    async def counted(outbox: Outbox, wanted: ReceiptSearch) -> Any:
+        examined.append(wanted.examined)
+        return await search(outbox, wanted)
+
+    monkeypatch.setattr(Outbox, "search_receipts", counted)
+    assert "Nothing found" in signed_in(start(**two_apps)).get("/find?event=missing").text
+    assert examined[-2:] == [EXAMINED // 2] * 2
+
+
+def test_the_history_of_an_item_of_an_erased_user_leads_to_nobody(
+    start: Callable[..., Talk],
+) -> None:
+    talk = start()
+    send(talk, "ann", "of-erased")
+    visitor, query = signed_in(talk), "/find/receipt?app=default&id=of-erased"
+    assert "Everything of this user" in visitor.get(query).text
+    talk.execute("UPDATE items SET subject = 'e0123abc'")  # as an erasure does
+    page = visitor.get(query)
+    assert page.status_code == 200
+    assert "Everything of" not in page.text
+    assert "0123abc" not in page.text
