@@ -19,6 +19,7 @@ FORMS = [operation for operation in OPERATIONS if operation.method == "POST"]
 OTHER_ORIGINS = (
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
+    {"Origin": "http://[::1"},
     {"Origin": f"{ORIGIN}:81"},
     {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"},
     {"Origin": ORIGIN, "Sec-Fetch-Site": "same-site"},
