@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.model import Scope
-from app.server.openapi.samples import LANGUAGES
+from app.server.openapi.samples import APP_TAGS, LANGUAGES
 from tests.openapi.sandbox import (
     EXAMPLE_KEY_ID,
     operations_in_order,
@@ -22,12 +22,14 @@ from tests.support.openapi import OPERATIONS
 from tests.support.processes import Process
 
 Sources = dict[str, str]  # by operation id
+OF_BACKENDS, OF_APPS = ["curl", "Python", "Node.js"], ["Swift", "Kotlin"]
 
 
-def test_every_operation_has_a_sample_in_each_language() -> None:
-    labels = [language.label for language in LANGUAGES]
-    assert labels == ["curl", "Python", "Node.js", "Swift", "Kotlin"]
+def test_operations_have_a_sample_in_each_language_of_their_callers() -> None:
+    assert [language.label for language in LANGUAGES] == [*OF_BACKENDS, *OF_APPS]
     for operation in OPERATIONS:
+        is_for_apps = not APP_TAGS.isdisjoint(operation.raw["tags"])
+        labels = [*OF_BACKENDS, *OF_APPS] if is_for_apps else OF_BACKENDS
         assert [sample["label"] for sample in operation.raw["x-codeSamples"]] == labels
         assert all(sample["source"] for sample in operation.raw["x-codeSamples"])
 

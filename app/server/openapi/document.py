@@ -76,7 +76,7 @@ refused before it is read, as a problem: 408 (it arrives too slowly), 414 or 431
 headers are too long).
 
 In the code samples, `gateway` is the URL of the gateway and `key` is a caller key. Those in Python
-use httpx; those in Kotlin use `java.net.http`.
+use httpx; in those in Kotlin, `client` is a `java.net.http.HttpClient`.
 """
 
 

@@ -1,6 +1,8 @@
 """Code samples of operations (`x-codeSamples`), made from their examples, one function a language.
 
-In each sample `gateway` is the URL of the gateway, and `key` a caller key.
+In each sample `gateway` is the URL of the gateway, and `key` a caller key; in those of Kotlin,
+`client` is a `java.net.http.HttpClient`. They are a quarter of the document, so they are short, and
+only calls that an app may make have samples in the languages of apps.
 """
 
 import json
@@ -8,11 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-from app.http import JSON
+from app.http import JSON, Tag
 from app.http.openapi_parts import REF
 
 Document = dict[str, Any]
 BOUNDARY = "part"  # of forms
+APP_TAGS = {Tag.EVENTS_AND_USERS, Tag.MESSAGES}
 
 
 class SampleCall(NamedTuple):
@@ -26,19 +29,25 @@ class SampleCall(NamedTuple):
 
 
 class SampleLanguage(NamedTuple):
-    """A language of samples: what documentation pages highlight, its label, and its template."""
+    """A language of samples: what documentation pages highlight, its label, and its template.
+
+    `of_apps`: apps on phones are written in it.
+    """
 
     name: str
     label: str
     render: Callable[[SampleCall], str]
+    of_apps: bool = False
 
 
 def add_samples(document: Document, method: str, path: str, operation: Document) -> None:
     """Add a sample in each language to an operation."""
     call = _sample_call(document, method, path, operation)
+    is_for_apps = not APP_TAGS.isdisjoint(operation["tags"])
     operation["x-codeSamples"] = [
         {"lang": language.name, "label": language.label, "source": language.render(call)}
         for language in LANGUAGES
+        if is_for_apps or not language.of_apps
     ]
 
 
@@ -70,7 +79,7 @@ def _curl(call: SampleCall) -> str:
     if call.has_key:
         words.append('-H "X-API-Key: $KEY"')
     if call.body is not None:
-        words.append(f"--json '{json.dumps(call.body)}'")
+        words.append(f"--json '{_json(call.body)}'")
     for name, value in call.form.items():
         text = f"@{call.form['filename']}" if name == "file" else value
         words.append(f"-F '{name}={text}'")
@@ -97,7 +106,7 @@ def _node(call: SampleCall) -> str:
         options.append(f'method: "{call.method}"')
     if call.body is not None:
         headers["Content-Type"] = f'"{JSON}"'
-        options.append(f"body: JSON.stringify({json.dumps(call.body)})")
+        options.append(f"body: JSON.stringify({_json(call.body)})")
     if call.form:
         before = "const form = new FormData();\n"
         for name, value in call.form.items():
@@ -122,10 +131,10 @@ def _swift(call: SampleCall) -> str:
     lines = [f'var request = URLRequest(url: URL(string: gateway + "{call.path}")!)']
     if call.method != "GET":
         lines.append(f'request.httpMethod = "{call.method}"')
-    for name, value in _header_values(call).items():
-        lines.append(f'request.setValue({value}, forHTTPHeaderField: "{name}")')
+    headers = ", ".join(f'"{name}": {value}' for name, value in _header_values(call).items())
+    lines.append(f"request.allHTTPHeaderFields = [{headers}]")
     if call.body is not None:
-        lines.append(f'request.httpBody = Data(#"{json.dumps(call.body)}"#.utf8)')
+        lines.append(f'request.httpBody = Data(#"{_json(call.body)}"#.utf8)')
     if call.form:
         lines.append(f"request.httpBody = Data({json.dumps(_form_text(call.form))}.utf8)")
     lines.append("let (data, response) = try await URLSession.shared.data(for: request)")
@@ -135,15 +144,17 @@ def _swift(call: SampleCall) -> str:
 def _kotlin(call: SampleCall) -> str:
     publisher = "BodyPublishers.noBody()"
     if call.body is not None:
-        publisher = f'BodyPublishers.ofString("""{json.dumps(call.body)}""")'
+        publisher = f'BodyPublishers.ofString("""{_json(call.body)}""")'
     if call.form:
         publisher = f"BodyPublishers.ofString({json.dumps(_form_text(call.form))})"
     headers = "".join(f'.header("{name}", {value})' for name, value in _header_values(call).items())
     method = "" if call.method == "GET" else f'.method("{call.method}", {publisher})'
-    return (
-        f'val request = HttpRequest.newBuilder(URI(gateway + "{call.path}")){headers}{method}\n'
-        "val response = HttpClient.newHttpClient().send(request.build(), BodyHandlers.ofString())"
-    )
+    request = f'HttpRequest.newBuilder(URI(gateway + "{call.path}")){headers}{method}.build()'
+    return f"val response = client.send({request}, BodyHandlers.ofString())"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _header_values(call: SampleCall) -> dict[str, str]:
@@ -170,6 +181,6 @@ LANGUAGES = (
     SampleLanguage("Shell", "curl", _curl),
     SampleLanguage("Python", "Python", _python),
     SampleLanguage("JavaScript", "Node.js", _node),
-    SampleLanguage("Swift", "Swift", _swift),
-    SampleLanguage("Kotlin", "Kotlin", _kotlin),
+    SampleLanguage("Swift", "Swift", _swift, of_apps=True),
+    SampleLanguage("Kotlin", "Kotlin", _kotlin, of_apps=True),
 )

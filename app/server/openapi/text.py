@@ -1,35 +1,29 @@
-"""The text of the committed OpenAPI document: short values take one line."""
+"""The text of the committed OpenAPI document: a line for each operation and each component."""
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
-WIDTH = 100
-INDENT = " "
+# Depths of what is on a line of its own, by the first level of the document
+DEPTHS = {"paths": 3, "components": 3}
+OTHER_DEPTH = 1
 
 
 def render(document: dict[str, Any]) -> str:
     """Return the document as JSON text."""
-    return _text(document, "", WIDTH) + "\n"
+    return _members(document, DEPTHS) + "\n"
 
 
-def _text(node: Any, margin: str, room: int) -> str:
-    """Return the JSON of a part: on one line if it has room, else one member per line."""
-    line = json.dumps(node, ensure_ascii=False)
-    if len(line) <= room or not node or not isinstance(node, dict | list):
-        return line
-    inner = margin + INDENT
-    if isinstance(node, list):
-        members = [_text(member, inner, WIDTH - len(inner)) for member in node]
-        return _block("[]", members, margin)
-    return _block("{}", [_member(name, node[name], inner) for name in node], margin)
+def _members(node: dict[str, Any], depths: dict[str, int]) -> str:
+    """Return the JSON of an object with each member on lines of its own."""
+    lines = [
+        f"{json.dumps(name)}: {_text(value, depths.get(name, OTHER_DEPTH) - 1)}"
+        for name, value in node.items()
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
-def _member(name: str, value: Any, margin: str) -> str:
-    label = f"{json.dumps(name, ensure_ascii=False)}: "
-    return label + _text(value, margin, WIDTH - len(margin) - len(label))
-
-
-def _block(brackets: str, members: Iterable[str], margin: str) -> str:
-    lines = f",\n{margin}{INDENT}".join(members)
-    return f"{brackets[0]}\n{margin}{INDENT}{lines}\n{margin}{brackets[1]}"
+def _text(node: Any, depth: int) -> str:
+    """Return the JSON of a part; the members of objects at a depth above 0 take lines."""
+    if depth > 0 and isinstance(node, dict) and node:
+        return _members(node, dict.fromkeys(node, depth))
+    return json.dumps(node, ensure_ascii=False, separators=(",", ":"))
