@@ -11,10 +11,12 @@ from tests.support.processes import Process
 SCREENS = [(False, 1280), (True, 1280), (False, 390), (True, 390)]
 SLOW = 60_000  # the first time, the browser reads megabytes of script on a busy machine
 EVENTS = "#tag/events-users/POST/v1/events"
+# With `Prefer: wait`, it is answered when it is delivered.
+ACCEPTED = re.compile("202 Accepted|200 OK")
 OPERATIONS = {
-    EVENTS: ("post /v1/events", "202 Accepted"),
-    "#tag/events-users/PATCH/v1/users/{userId}": ("patch /v1/users/{userId}", "202 Accepted"),
-    "#tag/dead-letters/GET/v1/dead-letters": ("get /v1/dead-letters", "200 OK"),
+    EVENTS: ("post /v1/events", ACCEPTED),
+    "#tag/api-keys/GET/v1/apps": ("get /v1/apps", re.compile("200 OK")),
+    "#tag/dead-letters/GET/v1/dead-letters": ("get /v1/dead-letters", re.compile("200 OK")),
 }
 
 IS_KEPT = "() => Object.values(localStorage).some((value) => value.includes('lpgw_'))"
@@ -57,7 +59,7 @@ def test_an_engineer_authorizes_once_and_tries_three_operations(
         page.goto("about:blank")
         page.goto(f"{site.url}/docs{fragment}")
         dialog = send_example(page, name)
-        expect(dialog).to_contain_text(status)
+        expect(dialog).to_contain_text(status, timeout=30_000)
         screenshot(page, f"docs-try-{name.split()[0]}-{width}", whole=False)
         assert_fits(page)
     assert site.call("GET", "/v1/receipts?userId=user-1").json()["receipts"]
@@ -70,10 +72,10 @@ def test_the_search_finds_operations_by_what_they_do(visit: Visit, site: Process
     expect(page.get_by_role("listbox")).to_contain_text("Replay dead letters")
 
 
-def test_code_samples_name_this_gateway(visit: Visit, site: Process) -> None:
+def test_the_code_samples_of_the_document_are_shown(visit: Visit, site: Process) -> None:
     page = open_reference(visit, site)
     page.goto(f"{site.url}/docs{EVENTS}")
-    expect(page.get_by_text(f"{site.url}/v1/events").first).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text('"$GATEWAY/v1/events"').first).to_be_visible(timeout=SLOW)
 
 
 def test_without_scripts_the_reference_leads_to_the_document(visit: Visit, site: Process) -> None:

@@ -9,10 +9,25 @@ document.createElement = (name, options) => {
   return element;
 };
 
-addEventListener("DOMContentLoaded", () => {
+// Scalar sends each optional parameter that has an example: an id that was used, or two filters that exclude each other.
+function withoutOptionalExamples(api) {
+  const operations = Object.values(api.paths).flatMap(Object.values);
+  const shared = Object.values(api.components.parameters ?? {});
+  for (const parameter of [...shared, ...operations.flatMap((operation) => operation.parameters ?? [])]) {
+    if (parameter.required) continue;
+    for (const part of [parameter, parameter.schema ?? {}]) {
+      delete part.example;
+      delete part.examples;
+    }
+  }
+  return api;
+}
+
+addEventListener("DOMContentLoaded", async () => {
   const place = document.getElementById("reference");
+  const api = await (await fetch(place.dataset.document)).json();
   Scalar.createApiReference(place, {
-    url: place.dataset.document,
+    content: withoutOptionalExamples(api),
     servers: [{ url: location.origin + place.dataset.prefix }],
     persistAuth: true,
     authentication: { preferredSecurityScheme: "Bearer" },
