@@ -1,11 +1,11 @@
 """Content that is computed once and sent often: compressed, and not sent again if it is known."""
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator, Mapping
 from functools import cached_property
 from hashlib import sha256
 
-from anyio import to_thread
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.datastructures import Headers
@@ -38,7 +38,7 @@ class Content:
         sent = {**headers, "Vary": vary}
         if accepts_gzip(request.headers):
             # On a thread: to compress a megabyte takes a tenth of a second.
-            compressed = await to_thread.run_sync(lambda: self._compressed)
+            compressed = await asyncio.to_thread(lambda: self._compressed)
             if compressed is not None:
                 body, etag = compressed, f'"{self.version}-gzip"'
                 sent["Content-Encoding"] = "gzip"

@@ -164,12 +164,12 @@ def test_settings_shows_every_value_and_its_source_with_secrets_masked(tmp_path:
     assert "canary" not in found.stdout + found.stderr
     rows = {line.split()[0]: line for line in found.stdout.splitlines()}
     assert "9001" in rows["GATEWAY_PORT"]
-    assert "(environment)" in rows["GATEWAY_PORT"]
+    assert "\tenvironment\t" in rows["GATEWAY_PORT"]
     assert "77" in rows["GATEWAY_RATE_BURST"]
-    assert "(.env file)" in rows["GATEWAY_RATE_BURST"]
+    assert "\t.env file\t" in rows["GATEWAY_RATE_BURST"]
     assert "***" in rows["LEANPLUM_DATA_EXPORT_KEY"]
-    assert "(secrets directory)" in rows["LEANPLUM_DATA_EXPORT_KEY"]
-    assert "(default)" in rows["GATEWAY_HOST"]
+    assert "\tsecrets directory\t" in rows["LEANPLUM_DATA_EXPORT_KEY"]
+    assert "\tdefault\t" in rows["GATEWAY_HOST"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 from app.callers import key_format
 from app.model import Scope
 from tests.support.gateway import Talk, problem
+from tests.support.wait import until
 
 Start = Callable[..., Talk]
 KEYS = "/v1/keys"
@@ -147,11 +148,11 @@ def test_two_changes_of_one_key_at_once_are_both_there(talk: Talk) -> None:
 def test_an_expiry_that_is_given_later_ends_a_key_and_null_takes_it_away(talk: Talk) -> None:
     document = made(talk)
     path = f"{KEYS}/{document['id']}"
-    soon = time.time() + 0.3
+    soon = time.time() + 2
     assert talk.post(path, {"expiresAt": soon}, method="PATCH").json()["expiresAt"] is not None
     assert event(talk, document["key"]).status_code == 202
-    time.sleep(max(0.0, soon + 0.01 - time.time()))
-    assert event(talk, document["key"]).status_code == 401
+    until(lambda: event(talk, document["key"]).status_code == 401)
+    assert time.time() >= soon
     assert talk.post(path, {"expiresAt": None}, method="PATCH").json()["expiresAt"] is None
     assert event(talk, document["key"]).status_code == 202
 
@@ -160,13 +161,13 @@ def test_of_a_rotated_key_old_and_new_work_for_the_overlap_and_then_only_the_new
     talk: Talk,
 ) -> None:
     document = made(talk)
-    until = time.time() + 1.0
+    overlap_ends = time.time() + 1.0
     new = rotated(talk, document["id"], overlapSeconds=1)
     assert new["id"] == document["id"]
     assert new["key"] != document["key"]
     assert [one["lastFour"] for one in new["secrets"]] == [new["key"][-4:], document["key"][-4:]]
     assert [event(talk, key).status_code for key in (document["key"], new["key"])] == [202, 202]
-    time.sleep(max(0.0, until + 0.1 - time.time()))
+    time.sleep(max(0.0, overlap_ends + 0.1 - time.time()))
     assert [event(talk, key).status_code for key in (document["key"], new["key"])] == [401, 202]
 
 
@@ -386,5 +387,5 @@ def test_rotating_under_load_fails_no_call(talk: Talk) -> None:
 def test_every_scope_of_the_contract_is_there() -> None:
     assert {scope.value for scope in Scope} == {
         "events:write", "users:write", "users:read", "users:erase", "messages:send", "content:read", "content:write",
-        "exports:run", "sdk", "receipts:read", "dead-letters:manage", "audit:read", "keys:manage",
+        "exports:run", "sdk", "receipts:read", "dead-letters:manage", "audit:read", "keys:manage", "console:read",
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """One gateway for the tests of commands, which delivers to a simulator."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 import pytest
@@ -28,5 +29,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with (
         BackgroundServer(SimulatorConfig()) as simulator,
         serving(folder, simulator.url) as gateway,
+        closing(Leanplum(simulator.url)) as leanplum,
     ):
-        yield Served(gateway, Leanplum(simulator.url))
+        yield Served(gateway, leanplum)

@@ -98,7 +98,7 @@ def test_each_result_of_a_batch_tells_its_own_steps(start: Start) -> None:
             None, ["currency"], ["flatten"], ["currency"]
         ]  # fmt: skip
     again = talk.batch([items[3]]).json()["results"][0]
-    assert again == {"index": 0, "id": "x", "status": "duplicate"}
+    assert again == {"index": 0, "id": "x", "status": "duplicate", "href": "/v1/receipts/x"}
 
 
 def test_what_is_mended_is_accepted_and_a_fault_is_told_in_the_words_that_were_sent(

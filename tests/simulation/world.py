@@ -55,7 +55,6 @@ DEDUP_MS = 60_000
 ERASED_MS = 3_600_000
 DRAIN_SECONDS = 20.0  # that requests in flight have to end, as at a real stop
 STOP_SECONDS = 90.0  # a stop that takes longer hangs
-METRICS = Metrics()
 KILLED = "killed"
 
 
@@ -219,6 +218,7 @@ class Process:
         self._generation += 1
         self.owner = name = f"p{self._slot}.{self._generation}"
         self._chance = random.Random(f"{self._world.chance.random()} {name}")
+        self._metrics = Metrics()
         runner = Runner(name, pauses(self._chance, self._world.sizes.slow_database))
         self._context = Context()
         self._context.run(RUNNING.set, runner)
@@ -256,7 +256,7 @@ class Process:
             self.outbox,
             self._client,
             {APP: LEANPLUM_APP},
-            METRICS,
+            self._metrics,
             DeliveryOptions(
                 owner=self.owner,
                 liveness=liveness,
@@ -281,7 +281,7 @@ class Process:
         self._relay = Relay(
             self._relayer,
             self._locks,
-            METRICS,
+            self._metrics,
             timeout=RELAY_SECONDS,
             concurrency=16,
             cache_seconds=0.0,
