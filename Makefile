@@ -10,6 +10,9 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 -
 # Tests start hundreds of processes, and pytest rewrites hundreds of files: each is compiled once, not each time.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Tests write to memory if there is enough of it: a busy disk may stand still for seconds.
+IN_MEMORY := $(shell { test "$$(df -k --output=avail /dev/shm | tail -1)" -gt 6000000 && echo TMPDIR=/dev/shm; } 2>/dev/null)
+
 .DEFAULT_GOAL := help
 .PHONY: help run test fast soak check format bench lock clean
 
@@ -21,11 +24,11 @@ run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_POR
 
 # Two workers a core: many tests wait for the processes that they start.
 test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some
-	@$(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS)
+	@$(IN_MEMORY) $(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS)
 
 # Tests of single parts: no gateway, no other processes, database servers, browsers or client libraries.
 fast: .venv/.dev ## Run the tests of single parts, in less than a minute; ARGS="-k name" picks some
-	@$(BIN)/pytest --numprocesses $$(getconf _NPROCESSORS_ONLN) --dist worksteal -m "not (gateway or process or server or browser or sdk or slow)" $(ARGS)
+	@$(IN_MEMORY) $(BIN)/pytest --numprocesses $$(getconf _NPROCESSORS_ONLN) --dist worksteal -m "not (gateway or process or server or browser or sdk or slow)" $(ARGS)
 
 # What `make soak` runs longer than `make test` does.
 SOAK := GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS=10000 GATEWAY_TESTS_FLEET_SECONDS=60 GATEWAY_TESTS_HISTORIES=2000 GATEWAY_TESTS_ATTACK_SECONDS=8 GATEWAY_TESTS_FAULT_SECONDS=600 GATEWAY_TESTS_MODELS=200

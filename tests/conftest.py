@@ -12,9 +12,10 @@
 `talk.get(url)`, `talk.rows(sql)`.
 """
 
+import gc
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import certifi
@@ -24,13 +25,15 @@ from playwright.sync_api import Browser
 
 from app.database.engine import connect
 from app.settings import Settings
-from tests.support import markers
+from tests.support import alone, markers
 from tests.support.browser import Visit, launched, visiting
 from tests.support.chromium import CHROMIUM, NEEDED, NO_CHROMIUM
 from tests.support.gateway import WIDE, Talk, make_settings, running
 from tests.support.postgres import Server, postgresql
 from tests.support.valkey import Valkey
 from tests.support.valkey import valkey as running_valkey
+
+TURNS = pytest.StashKey[alone.Turns]()
 
 # The time of one example says how busy the machine is
 hypothesis.settings.register_profile("gateway", deadline=None)
@@ -39,8 +42,33 @@ hypothesis.settings.load_profile("gateway")
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests with what they start."""
+    """Mark tests with what they start and measure, and put those that measure time first."""
     markers.mark(items)
+    items[:] = alone.first(items)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was collected out of the garbage collector, which would look at all of it again
+    and again.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the workers of a run take turns."""
+    if hasattr(config, "workerinput"):
+        config.stash[TURNS] = alone.Turns()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # the wait for a turn is no part of the test's time
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Run tests that measure time alone."""
+    turns = item.config.stash.get(TURNS, None)
+    with turns.turn(item, nextitem) if turns else nullcontext():
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -80,12 +108,15 @@ def path(tmp_path: Path, migrated: Path) -> Path:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> str:
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database of the test's own, of each kind in turn."""
     if request.param == "sqlite":
-        return f"sqlite:///{request.getfixturevalue('path')}"
+        yield f"sqlite:///{request.getfixturevalue('path')}"
+        return
     server: Server = request.getfixturevalue("postgresql_server")
-    return server.empty()
+    url = server.empty()
+    yield url
+    server.drop(url)
 
 
 @pytest.fixture

@@ -36,8 +36,15 @@ STARTERS: dict[str, tuple[Any, ...]] = {
     "server": (postgres.postgresql, pgbouncer.pgbouncer, valkey.valkey),
     "browser": (chromium.command, browser.launched),
 }
+# What a test of time names in a file of tests. A helper that only waits for something does not count.
+CLOCKS = frozenset({"monotonic", "perf_counter", "process_time", "thread_time"})
 REACHED = {name: {inspect.unwrap(one) for one in starters} for name, starters in STARTERS.items()}
-FOLDERS = {"sdk": "sdk", "segment": "sdk", "attacks": "slow", "simulation": "slow"}
+FOLDERS = {
+    "sdk": ("sdk",),
+    "segment": ("sdk",),
+    "attacks": ("slow", "timed"),
+    "simulation": ("slow",),
+}
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
@@ -58,9 +65,9 @@ def _markers(item: pytest.Function) -> Iterator[str]:
             yield name
     if "postgresql" in values:
         yield "server"
-    folder = item.path.parent.name
-    if folder in FOLDERS:
-        yield FOLDERS[folder]
+    if CLOCKS & reached:
+        yield "timed"
+    yield from FOLDERS.get(item.path.parent.name, ())
 
 
 class _Unparametrized:
@@ -69,7 +76,7 @@ class _Unparametrized:
 
 @cache
 def _reached(function: Any) -> frozenset[Any]:
-    """Return the starters that a function, or one that it names, names."""
+    """Return the starters, and the clocks, that a function, or one that it names, names."""
     wanted = set[Any]().union(*REACHED.values())
     seen, waiting, reached = set[int](), [function], set[Any]()
     while waiting:
@@ -83,7 +90,16 @@ def _reached(function: Any) -> frozenset[Any]:
             reached.add(one)
         elif _is_ours(one):
             waiting += _named(one)
+            reached |= _clocks(one)
     return frozenset(reached)
+
+
+def _clocks(one: Any) -> frozenset[str]:
+    """Return the names of the clocks that a function of a file of tests reads."""
+    code = getattr(one, "__code__", None)
+    if code is None or not Path(code.co_filename).name.startswith("test_"):
+        return frozenset()
+    return CLOCKS & set(_names(code))
 
 
 def _is_ours(one: Any) -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+WAIT_SECONDS = 60.0  # a busy machine may stand still for ten
 
 
-def until(true: Callable[[], T | None], seconds: float = 20.0, *, pause: float = 0.01) -> T:
+def until(true: Callable[[], T | None], seconds: float = WAIT_SECONDS, *, pause: float = 0.01) -> T:
     """Call `true` every `pause` seconds until it returns something true, and return that."""
     deadline = time.monotonic() + seconds
     while not (result := true()):
@@ -19,7 +20,7 @@ def until(true: Callable[[], T | None], seconds: float = 20.0, *, pause: float =
 
 
 async def until_async(
-    true: Callable[[], T | None], seconds: float = 20.0, *, pause: float = 0.01
+    true: Callable[[], T | None], seconds: float = WAIT_SECONDS, *, pause: float = 0.01
 ) -> T:
     """Do what `until` does, and let the event loop run meanwhile."""
     deadline = time.monotonic() + seconds
