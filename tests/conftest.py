@@ -25,7 +25,7 @@ from playwright.sync_api import Browser
 
 from app.database.engine import connect
 from app.settings import Settings
-from tests.support import alone, markers
+from tests.support import alone, markers, sampled
 from tests.support.browser import Visit, launched, visiting
 from tests.support.chromium import CHROMIUM, NEEDED, NO_CHROMIUM
 from tests.support.gateway import WIDE, Talk, make_settings, running
@@ -41,10 +41,14 @@ hypothesis.settings.load_profile("gateway")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the markers
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests with what they start and measure, and put those that measure time first."""
-    markers.mark(items)
-    items[:] = alone.first(items)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out cases that only `make soak` runs, mark tests with what they start and measure, and
+    put those that measure time first.
+    """
+    run, left = sampled.split(items)
+    config.hook.pytest_deselected(items=left)
+    markers.mark(run)
+    items[:] = alone.first(run)
 
 
 def pytest_collection_finish() -> None:

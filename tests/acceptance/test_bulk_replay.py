@@ -24,7 +24,7 @@ from . import journal
 from .journal import Call
 from .stored import DEAD, WAITING, counting, stuck
 
-REPLAYS = int(os.environ.get("GATEWAY_TESTS_REPLAYS", "2000"))
+REPLAYS = int(os.environ.get("GATEWAY_TESTS_REPLAYS", "800"))
 USERS = [f"u{number}" for number in range(100)]
 WRITERS = 4
 PAUSE = 0.05  # between the rounds of a writer

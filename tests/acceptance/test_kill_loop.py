@@ -34,7 +34,7 @@ from .histories import LOGINS, Call, History, Item, events
 from .stored import WAITING, counting
 from .verdicts import Verdict, arrivals, judge
 
-KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "12"))
+KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "6"))
 WRITERS, USERS_EACH, PERSONS_EACH = 3, 6, 3
 PAUSE, LOGIN_PAUSE = 0.003, 0.02
 # For a call that is posted until it is answered, in seconds; and then for the queue

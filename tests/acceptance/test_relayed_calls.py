@@ -26,7 +26,7 @@ from tests.support.wait import until
 from . import journal
 from .stored import WAITING, counting, stuck
 
-SECONDS = float(os.environ.get("GATEWAY_TESTS_FLEET_SECONDS", "8"))
+SECONDS = float(os.environ.get("GATEWAY_TESTS_FLEET_SECONDS", "4"))
 USERS = [f"u{number}" for number in range(24)]
 WRITERS, CALLERS, ERASERS = 2, 16, 2
 STARTS = 2  # sessions of a user who is being erased that begin at once through each process

@@ -28,11 +28,12 @@ ABOVE = {
 P99_MS, BUSY_MS = 100.0, 5_000.0
 MEMORY_MB = 400
 Note = Callable[[str, object], None]
+# `make test` makes the first of each group
 GROUPS = {
     "without a key": ("unknown-key", "packed-without-key", "packed-write-key", "early-answers"),
     "slow connections": ("slow-heads", "slow-bodies"),
-    "hostile texts of a phone": ("slow-texts", "hostile-bodies", "packed-with-key", "bombs"),
-    "many calls": ("nowhere", "empty-bucket", "keys"),
+    "hostile texts of a phone": ("packed-with-key", "slow-texts", "hostile-bodies", "bombs"),
+    "many calls": ("empty-bucket", "nowhere", "keys"),
     "batches beyond a limit": ("beyond-the-rest", "debts"),
     "large calls": ("large-batches", "unknown-actions"),
 }
@@ -50,6 +51,7 @@ def test_a_well_behaved_caller_is_answered_during_attacks(
     if LONG:
         rows = measured(tmp_path, attacks, SECONDS, BEFORE)
     else:
+        attacks = attacks[:1]
         rows = measured(tmp_path, attacks, SHORT_SECONDS, SHORT_BEFORE, SHORT_CONNECTIONS)
     for attack, row in zip(attacks, rows, strict=True):
         record_property(row.name, row.as_dict())

@@ -127,6 +127,7 @@ def offline(log: Log, folder: Path) -> list[Any]:
 @pytest.mark.parametrize(
     ("table", "column"), [(table, one) for table, (_, of) in WHERE.items() for one in of]
 )
+@pytest.mark.sampled(6)
 def test_a_value_that_a_column_should_not_have_is_found_and_nothing_crashes_on_it(
     log: Log, tmp_path: Path, table: str, column: str, value: str
 ) -> None:

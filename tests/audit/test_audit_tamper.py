@@ -285,6 +285,7 @@ def restore(log: Log) -> None:
 
 
 @pytest.mark.parametrize("tamper", TAMPERINGS, ids=lambda one: one.__name__)
+@pytest.mark.sampled(2)
 def test_each_tampering_is_found_and_named_online_and_offline(
     log: Log, tmp_path: Path, tamper: Callable[..., Named]
 ) -> None:

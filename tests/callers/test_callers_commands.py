@@ -1,10 +1,8 @@
 """`python -m app keys create|list|revoke`, as real processes on a real database."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from app.callers import key_format
 from tests.support.gateway import Talk
+from tests.support.processes import ended
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,18 +21,10 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `python -m app keys …` on the test's own database, with nothing of this machine's
     settings.
     """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("GATEWAY_", "LEANPLUM_"))
-    }
-    environ = kept | {"PYTHONPATH": str(ROOT), "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db"}
+    settings = {"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db"}
 
     def run(*arguments: str, **given: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-m", "app", "keys", *arguments],
-            cwd=tmp_path, env=environ | given, capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
+        return ended(tmp_path, "keys", *arguments, **settings | given)
 
     return run
 

@@ -276,6 +276,7 @@ def counts(at: Open) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.sampled(4)
 def test_a_key_that_ends_while_its_body_comes_does_nothing_and_the_refusal_is_recorded(
     at: Open, call: Slow, end: Callable[[Open, str], None]
 ) -> None:
@@ -290,6 +291,7 @@ def test_a_key_that_ends_while_its_body_comes_does_nothing_and_the_refusal_is_re
 
 @pytest.mark.parametrize("change", [without_its_scope, for_another_app])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.sampled(4)
 def test_a_key_that_loses_a_scope_or_the_app_while_its_body_comes_does_nothing(
     at: Open, call: Slow, change: Callable[[Open, str], None]
 ) -> None:
@@ -304,6 +306,7 @@ def test_a_key_that_loses_a_scope_or_the_app_while_its_body_comes_does_nothing(
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.sampled(3)
 def test_a_key_that_was_changed_otherwise_goes_on(at: Open, call: Slow) -> None:
     key, key_id = at.make(call.scope)
     change = {"name": "another", "ratePerSecond": 10**6}

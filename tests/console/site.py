@@ -24,7 +24,10 @@ class ConsoleSite:
         self.url, self.key, self.leanplum = url, key, leanplum
         self._cookie = ""
         self.http = httpx.Client(
-            base_url=url, headers={"Authorization": f"Bearer {key}"}, trust_env=False
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"},
+            trust_env=False,
+            timeout=30.0,
         )
 
     def send(self, *items: dict[str, Any]) -> list[str]:
@@ -41,7 +44,7 @@ class ConsoleSite:
         return found
 
     def until_status(self, item_id: str, status: str) -> None:
-        until(lambda: self.receipt(item_id)["status"] == status, 20.0)
+        until(lambda: self.receipt(item_id)["status"] == status)
 
     def opened(self, visit: Visit, path: str, **options: Any) -> Page:
         """Return the page at a path of the console, with one session for all of its visits."""

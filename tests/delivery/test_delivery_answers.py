@@ -45,6 +45,7 @@ def once(mode: str, **more: Any) -> Fault:
         ([once("warning", message="Past event detected (731 days ago). Rewriting timestamp.")], 1),
     ],
 )
+@pytest.mark.sampled(2)
 def test_after_what_passes_everything_is_delivered_once_and_in_order(
     database: str, leanplum: Leanplum, faults: list[Fault], attempts: int
 ) -> None:

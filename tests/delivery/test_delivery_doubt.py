@@ -79,6 +79,7 @@ def on_behalf_of(refusal: Fault, **more: Any) -> Fault:
 
 
 @refusals
+@pytest.mark.sampled(2)
 def test_one_item_that_is_blocked_is_found_and_all_others_are_delivered(
     database: str, leanplum: Leanplum, refusal: Fault
 ) -> None:
@@ -112,6 +113,7 @@ def test_one_item_that_is_blocked_is_found_and_all_others_are_delivered(
 
 @pytest.mark.slow
 @refusals
+@pytest.mark.sampled(4)
 def test_where_everything_is_blocked_the_app_is_held_and_probed_and_nothing_is_given_up(
     database: str, leanplum: Leanplum, refusal: Fault
 ) -> None:
@@ -142,6 +144,7 @@ def test_where_everything_is_blocked_the_app_is_held_and_probed_and_nothing_is_g
 
 # One entry for one item is that item's
 @pytest.mark.parametrize("refusal", REFUSALS[:-1], ids=NAMES[:-1])
+@pytest.mark.sampled(3)
 def test_a_blocked_item_of_the_only_user_holds_the_app_until_anothers_passes_and_then_it_is_at_fault(
     database: str, leanplum: Leanplum, refusal: Fault
 ) -> None:
@@ -309,6 +312,7 @@ def test_one_refusal_that_asks_for_fewer_calls_lowers_the_rate(
     ],
     ids=["fraction", "date", "date that is past", "nonsense", "negative", "far too long"],
 )
+@pytest.mark.sampled(2)
 def test_retry_after_is_honoured_in_each_form_within_bounds(
     path: Any, leanplum: Leanplum, mode: str, wish: Any, least: float, most: float
 ) -> None:

@@ -16,7 +16,7 @@ from .harness import Delivering, Leanplum, deliver
 
 # How long a fault lasts: longer than an open circuit takes to reach its longest wait (62 s).
 # `make soak` sets ten minutes.
-FAULT_SECONDS = float(os.environ.get("GATEWAY_TESTS_FAULT_SECONDS", "180"))
+FAULT_SECONDS = float(os.environ.get("GATEWAY_TESTS_FAULT_SECONDS", "100"))
 USED_UP_SECONDS = 1_200.0  # by then, a fault of a few calls is over
 POLICY = RetryPolicy()  # as in production
 EVENTS, OTHERS = 3, 4
@@ -112,6 +112,7 @@ PLANS = [("once", 1, 0.0), ("ten times", 10, 0.0), ("for minutes", None, FAULT_S
     ("times", "over_at"), [plan[1:] for plan in PLANS], ids=[plan[0] for plan in PLANS]
 )
 @pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.sampled(4)
 def test_a_fault_of_one_users_calls_loses_nothing_and_keeps_nobody_else_waiting(
     path: Any, leanplum: Leanplum, mode: str, times: int | None, over_at: float
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_fault_of_one_users_calls_loses_nothing_and_keeps_nobody_else_waiting(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", sorted(CALL_MODES.keys() - FINAL.keys()))
+@pytest.mark.sampled(4)
 def test_after_minutes_in_which_every_call_fails_everything_is_delivered_in_order(
     path: Any, leanplum: Leanplum, mode: str
 ) -> None:

@@ -19,7 +19,7 @@ from .histories import PROFILES, History
 from .promises import broken
 from .seam import Database, Postgresql, Sqlite
 
-HISTORIES = int(os.environ.get("GATEWAY_TESTS_HISTORIES", "100"))
+HISTORIES = int(os.environ.get("GATEWAY_TESTS_HISTORIES", "40"))
 SEED = os.environ.get("GATEWAY_TESTS_SEED")
 PROFILE = os.environ.get("GATEWAY_TESTS_PROFILE")
 POSTGRESQL_SHARE = 4  # one history in so many is run on PostgreSQL, which takes longer

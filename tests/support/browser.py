@@ -82,7 +82,7 @@ class Visit:
             java_script_enabled=javascript,
         )
         self._stack.callback(context.close)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         # To load a page with its scripts takes long on a busy machine.
         context.set_default_navigation_timeout(60_000)
         context.on("console", self._on_console)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import URL, make_url
 
+JOIN_SECONDS = 10.0
+
 
 class Proxy:
     """Forwards until it is told otherwise. `url`: of the database through it."""
@@ -24,12 +26,13 @@ class Proxy:
         self.url = through.render_as_string(hide_password=False)
         self.connections = 0  # that were made through it
         self.commits_lost = 0
-        self._links = list[_Link]()
+        self._links, self._threads = list[_Link](), list[threading.Thread]()
         self._forwards = threading.Event()
         self._forwards.set()
         self._loses_commits = self._refuses = False
         self._reach = True
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepter = threading.Thread(target=self._accept, daemon=True)
+        self._accepter.start()
 
     def fall_silent(self) -> None:
         """Forward nothing in either direction, on new connections neither. What comes is kept."""
@@ -60,9 +63,15 @@ class Proxy:
             link.end()
 
     def close(self) -> None:
-        self._listener.close()
+        with suppress(OSError):  # not every system wakes who waits in `accept`
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepter.join(JOIN_SECONDS)
         self.refuse()
         self._forwards.set()
+        for thread in self._threads:
+            thread.join(JOIN_SECONDS)
+        for one in (self._listener, *(each for link in self._links for each in link.sockets)):
+            one.close()
 
     def _accept(self) -> None:
         with suppress(OSError):  # closed
@@ -72,12 +81,13 @@ class Proxy:
                 if self._refuses:
                     client.close()
                     continue
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(self._upstream)
-                link = _Link(client, server)
+                link = _Link(client, socket.socket(socket.AF_UNIX))
                 self._links.append(link)
-                threading.Thread(target=self._questions, args=(link,), daemon=True).start()
-                threading.Thread(target=self._answers, args=(link,), daemon=True).start()
+                link.server.connect(self._upstream)
+                for target in (self._questions, self._answers):
+                    thread = threading.Thread(target=target, args=(link,), daemon=True)
+                    self._threads.append(thread)
+                    thread.start()
 
     def _questions(self, link: "_Link") -> None:
         with suppress(OSError):  # one of the two has ended the connection
@@ -109,11 +119,11 @@ class _Link:
     """
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
-        self.client, self.server = client, server
+        self.client, self.server = self.sockets = client, server
         self.deaf = self.mute = self.forgotten = False
 
     def end(self) -> None:
-        for one in (self.client, self.server):
+        for one in self.sockets:
             with suppress(OSError):  # it has ended already
                 one.shutdown(socket.SHUT_RDWR)
 
