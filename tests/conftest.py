@@ -21,6 +21,7 @@ from pathlib import Path
 import certifi
 import hypothesis
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from playwright.sync_api import Browser
 
 from app.database.engine import connect
@@ -85,6 +86,17 @@ def few_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     path.write_text(first + end)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certifi, "where", lambda: str(path))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_clients() -> Iterator[None]:
+    """Let tests' own HTTP clients wait for longer than five seconds, for which a busy machine may
+    stand still.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for part in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, part, 60.0)
         yield
 
 

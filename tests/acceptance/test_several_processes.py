@@ -152,7 +152,7 @@ def test_dead_letters_are_listed_sent_again_and_discarded_by_command(
             tmp_path, "dead-letters", "replay", "--all", "--app", "other", **gateway.settings
         )
         assert (nothing.returncode, nothing.stdout) == (1, "")
-        assert nothing.stderr == "No dead letters match.\n"
+        assert nothing.stderr == "leanplum-gateway: No dead letters match.\n"
         assert run("list", "--status", "expired") == ""
         assert run("replay", "--all", "--dry-run") == "3 items would be queued again.\n"
         assert run("discard", "ann-1") == "1 item discarded: ann-1\n"

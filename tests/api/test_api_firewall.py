@@ -40,6 +40,7 @@ def _ms(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp() * 1000
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     ("mode", "alone"),
     [("403-html", False), ("403-other", True)],

@@ -22,6 +22,7 @@ from tests.support.gateway import make_settings
 from tests.support.http_server import Wire, served
 from tests.support.wait import until
 
+pytestmark = pytest.mark.timed
 BODY = b'{"userId":"u","event":"e"}'
 ASK = b"GET /livez HTTP/1.1\r\nHost: gateway\r\n\r\n"
 QUICK = {

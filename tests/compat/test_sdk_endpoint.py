@@ -406,6 +406,7 @@ def test_while_leanplum_is_away_events_are_taken_and_what_asks_is_told_in_time(
     assert talk.items() == 1
 
 
+@pytest.mark.timed
 def test_a_leanplum_that_never_answers_keeps_an_sdk_waiting_once_not_for_each_question(
     leanplum: Leanplum, settings: Callable[..., Any], tmp_path: Any
 ) -> None:
@@ -462,6 +463,7 @@ def test_answers_find_their_places_or_are_told_to_be_missing(
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 def test_ten_thousand_entries_are_taken_within_ten_seconds_and_arrive_in_order(
     sdk: Sdk, leanplum: Leanplum, talk: Talk
 ) -> None:

@@ -260,6 +260,7 @@ def test_reads_go_with_the_last_session_and_are_answered_in_their_places(
     assert len(leanplum.calls()) <= 3
 
 
+@pytest.mark.timed
 @on_sqlite
 def test_five_thousand_entries_before_a_session_are_answered_in_time(
     endpoint: Gateway, leanplum: Leanplum

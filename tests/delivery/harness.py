@@ -214,7 +214,7 @@ class Delivering:
             if (one := orjson.loads(record))["api"]["operation"] == "leanplum multi"
         ]
 
-    async def finish(self, seconds: float = 5.0) -> None:
+    async def finish(self, seconds: float = 60.0) -> None:
         """Step until nothing waits."""
         deadline = time.monotonic() + seconds
         while self.outbox.queued:

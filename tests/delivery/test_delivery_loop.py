@@ -181,7 +181,7 @@ def test_a_user_with_a_queue_longer_than_the_window_is_delivered_whole_and_in_or
 def test_stopping_finishes_and_settles_what_is_in_flight_and_begins_nothing_more(
     database: str, leanplum: Leanplum
 ) -> None:
-    leanplum.plan({"mode": "slow", "delay": 0.3})
+    leanplum.plan({"mode": "slow", "delay": 1.5})
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0)
@@ -199,7 +199,7 @@ def test_a_verdict_that_cannot_be_written_is_written_when_the_database_works_aga
     path: Path, leanplum: Leanplum
 ) -> None:
     """Leanplum did it; forgetting that would do it twice."""
-    leanplum.plan({"mode": "slow", "delay": 0.3})
+    leanplum.plan({"mode": "slow", "delay": 1.5})
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 0)
