@@ -230,7 +230,7 @@ def rest(pid: int, seconds: float) -> Window:
     """Wait until the gateway is idle but for its well-behaved caller, and so many seconds more,
     which are returned.
     """
-    deadline = time.monotonic() + IDLE_SECONDS
+    deadline = time.monotonic() + min(IDLE_SECONDS, 10 * seconds)
     while time.monotonic() < deadline:
         used, began = processor_seconds(pid), time.monotonic()
         time.sleep(0.3)

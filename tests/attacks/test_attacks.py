@@ -43,6 +43,7 @@ def test_every_attack_is_made() -> None:
     assert sorted(name for names in GROUPS.values() for name in names) == sorted(REQUESTS)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_well_behaved_caller_is_answered_during_attacks(
     tmp_path: Path, group: str, record_property: Note

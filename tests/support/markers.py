@@ -39,12 +39,7 @@ STARTERS: dict[str, tuple[Any, ...]] = {
 # What a test of time names in a file of tests. `monotonic` mostly bounds a wait, which is long.
 CLOCKS = frozenset({"perf_counter", "process_time", "thread_time"})
 REACHED = {name: {inspect.unwrap(one) for one in starters} for name, starters in STARTERS.items()}
-FOLDERS = {
-    "sdk": ("sdk",),
-    "segment": ("sdk",),
-    "attacks": ("slow", "timed"),
-    "simulation": ("slow",),
-}
+FOLDERS = {"sdk": "sdk", "segment": "sdk", "attacks": "slow", "simulation": "slow"}
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
@@ -67,7 +62,9 @@ def _markers(item: pytest.Function) -> Iterator[str]:
         yield "server"
     if CLOCKS & reached and not item.get_closest_marker("timed"):
         yield "timed"
-    yield from FOLDERS.get(item.path.parent.name, ())
+    folder = item.path.parent.name
+    if folder in FOLDERS:
+        yield FOLDERS[folder]
 
 
 class _Unparametrized:
