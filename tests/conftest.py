@@ -91,8 +91,8 @@ def few_authorities(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def patient_clients() -> Iterator[None]:
-    """Let tests' own HTTP clients wait for longer than five seconds, for which a busy machine may
-    stand still.
+    """Let the tests' own HTTP clients wait for a minute: a busy machine may stand still for longer
+    than httpx's five seconds.
     """
     with pytest.MonkeyPatch.context() as patch:
         for part in ("connect", "read", "write", "pool"):

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +65,8 @@ def send(
     The caller key comes from LPGW_KEY, from a file, or from a prompt. Exits with 1 if the gateway
     refuses the event or, with --wait, if Leanplum does not apply it.
     """
+    if value is not None and not isfinite(value):
+        raise StartRefused("--value: must be a finite number")
     body = given(userId=user, deviceId=device, value=value, currencyCode=currency, id=item_id)
     body |= {"event": event} | ({"params": dict(map(_param, param))} if param else {})
     base = url or _own_url(load_settings())
@@ -78,13 +81,18 @@ def send(
     _check_outcome(receipt["status"], waited=bool(wait))
 
 
+def _no_constant(text: str) -> Any:
+    """Refuse NaN and infinite numbers, which are no JSON."""
+    raise ValueError(text)
+
+
 def _param(text: str) -> tuple[str, Any]:
     """Return the name and value of a parameter. Raises StartRefused."""
     name, equals, value = text.partition("=")
     if not equals:
         raise StartRefused("--param: must be NAME=VALUE")
     try:
-        return name, json.loads(value)
+        return name, json.loads(value, parse_constant=_no_constant)
     except ValueError:
         return name, value
 
@@ -138,7 +146,10 @@ def _post(url: str, body: dict[str, Any], headers: dict[str, str]) -> dict[str, 
         raise CheckFailed(f"{url}: the gateway does not answer: {reason}") from None
     if not answer.is_success:
         raise CheckFailed("\n".join(_refusal(answer)))
-    return _document(answer)
+    receipt = _document(answer)
+    if "status" not in receipt:
+        raise CheckFailed(f"{answer.url}: the answer, {answer.status_code}, is not a gateway's")
+    return receipt
 
 
 def _document(answer: "httpx.Response") -> dict[str, Any]:

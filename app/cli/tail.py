@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +42,8 @@ def tail(options: ItemOptions, history: History = 10, as_json: JsonLines = False
     from app.database.engine import reading
     from app.outbox.feed import Feed
 
-    feed = Feed(options.filter())
+    wanted = options.filter()
+    feed = Feed(replace(wanted, statuses=None))  # an item settles after it is accepted
     with engine_to_read(load_settings()) as engine:
         if not as_json:
             print_text(_line(HEADER))
@@ -53,6 +55,8 @@ def tail(options: ItemOptions, history: History = 10, as_json: JsonLines = False
                     print_notice(LEFT_OUT)
                 for entry in step.entries:
                     document = entry_document(entry)
+                    if wanted.statuses and document["status"] not in wanted.statuses:
+                        continue
                     print_text(json.dumps(document) if as_json else _line(_cells(document)))
                 flush()
                 sleep(POLL_SECONDS)

@@ -86,7 +86,7 @@ def attention_of_app(app: str, state: GatewayState, *, configured: bool) -> Iter
     if queue.dead_letters:
         count = at_least(queue.dead_letters, more=state.queue.more_dead)
         text = f"Refused, or given up: {count}. Replay or discard them."
-        yield Attention("warn", f"{app}: dead letters", text, f"/dead-letters?app={app}")
+        yield Attention("warn", f"{app}: dead letters", text, f"/dead-letters/selection?app={app}")
     if queue.oldest is not None and state.read_at - queue.oldest >= OLD_MS:
         minutes = (state.read_at - queue.oldest) // MINUTE_MS
         text = f"The oldest has waited for {minutes:,} minutes."

@@ -147,7 +147,9 @@ class DeadLetterPages:
     ) -> str:
         """Begin a replay or discard of what a form chooses; return the id of the run."""
         names = [field.name for field in fields(DeadLetterChoice)]
-        choice = DeadLetterChoice(**{name: form.text(name)[:MAX_TEXT] for name in names})
+        # As sent, but for the line ends, which browsers change: what the page chose, and no other
+        chosen = {name: form.raw(name).replace("\r\n", "\n")[:MAX_TEXT] for name in names}
+        choice = DeadLetterChoice(**chosen)
         app = access.use_app(visitor, choice.app).name
         which = choice.filter()
         context = visitor.context

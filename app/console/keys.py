@@ -29,7 +29,7 @@ MOST_RATE = 10**9
 HOUR_SECONDS = 3_600
 OVERLAPS = (0, 1, 24, 7 * 24, 30 * 24)  # hours that an old key goes on working
 DEFAULT_OVERLAP = 24
-EVERY_APP = "every"
+EVERY_APP = "*"  # no app has this name
 router = console_router()
 
 

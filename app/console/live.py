@@ -86,11 +86,13 @@ class LiveReader:
 
         def events() -> Iterable[bytes]:
             nonlocal seen
-            new = [entry for entry in self._tail.after(seen) if self._shown(entry, visitor, query)]
+            came = list(self._tail.after(seen))
+            new = [entry for entry in came if self._shown(entry, visitor, query)]
             seen = self._tail.last
-            if new:
+            # What a reading left out may be what the filters choose
+            left_out = LEFT_OUT if any(entry.more for entry in came) else ""
+            if new or left_out:
                 rows = "".join(self._row(entry, visitor.context.prefix) for entry in new)
-                left_out = LEFT_OUT if any(entry.more for entry in new) else ""
                 yield format_sse_event(event="entries", data_str=rows + left_out)
 
         scopes = (Scope.RECEIPTS_READ,)

@@ -66,7 +66,7 @@ class DeadLetterGroups(NamedTuple):
 def reason_of(said: str | None, subject: str) -> str:
     """Return the reason in Leanplum's answer (JSON), the same for all items that it is about.
 
-    What differs from item to item, such as the user's id, is left out.
+    What differs from item to item, such as the user's id, is left out. White space is one space.
     """
     if not said:
         return NO_WORDS
@@ -76,7 +76,8 @@ def reason_of(said: str | None, subject: str) -> str:
     words = str(answer.get("error") or answer.get("warning") or NO_WORDS)
     if len(subject) > LEAST_SUBJECT:
         words = words.replace(subject[1:], "…")
-    return _NUMBERS.sub("…", words)[:MOST_CHARACTERS]
+    one_line = " ".join(_NUMBERS.sub("…", words).split())
+    return one_line[:MOST_CHARACTERS].strip() or NO_WORDS
 
 
 def reason_of_receipt(receipt: Receipt) -> str:

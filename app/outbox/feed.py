@@ -122,11 +122,13 @@ class Feed:
 
     def _read_settled(self, connection: Connection, limit: int) -> tuple[list[FeedEntry], bool]:
         """Return the newest items that settled since the last step, and whether there were more."""
-        if not self._settled:
+        is_first = not self._settled
+        if is_first:
             self._settled = _last_settled(connection)
+        since = 0 if is_first and limit else self._settled - OVERLAP_MS
         scanned, more = dict[int, int](), False
         for index in SETTLED_INDEXES:
-            values = self._settled - OVERLAP_MS, self._scanned
+            values = since, self._scanned
             found = read_rows(connection, "seq, settled_at", index, values)
             scanned |= {row[0]: row[1] for row in found}
             more |= len(found) == self._scanned and all(self._is_new(*row) for row in found)
@@ -135,7 +137,7 @@ class Feed:
         self._settled = max(scanned.values(), default=self._settled)
         if not new or not limit:
             return [], more
-        if self._which is ALL_ITEMS:  # the filter leaves none out, so the newest are enough
+        if self._which == ALL_ITEMS:  # the filter leaves none out, so the newest are enough
             more |= len(new) > limit
             new = nlargest(limit, new, key=scanned.__getitem__)
         which = f"i.seq IN {DIALECTS[connection.dialect.name].values('bigint')}"

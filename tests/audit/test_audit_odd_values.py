@@ -27,7 +27,7 @@ from tests.support.processes import ended
 
 from .logs import Log, opened
 
-pytestmark = pytest.mark.timeout(60)  # nothing that is found takes long
+pytestmark = pytest.mark.timeout(60, func_only=True)  # a value that makes a loop endless fails
 SEALED, WRITTEN = 1_030, 1_034  # four blocks, so that there are hashes of two and of four
 TABLES = ("audit_records", "audit_nodes", "audit_tree", "audit_checkpoints", "sequence")
 NOTE = "name\n{}\nroot\n\n- name signature\n"

@@ -291,7 +291,7 @@ def test_a_key_that_ends_while_its_body_comes_does_nothing_and_the_refusal_is_re
 
 @pytest.mark.parametrize("change", [without_its_scope, for_another_app])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 def test_a_key_that_loses_a_scope_or_the_app_while_its_body_comes_does_nothing(
     at: Open, call: Slow, change: Callable[[Open, str], None]
 ) -> None:

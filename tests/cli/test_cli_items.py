@@ -173,7 +173,40 @@ def test_found_receipts_are_a_table_with_leanplums_words(served: Served, tmp_pat
     assert "no such thing" in cells["LEANPLUM"]
 
 
+@pytest.mark.parametrize("words", [("--value", "nan"), ("--value", "inf")])
+def test_a_value_that_is_no_number_is_refused_in_one_line(
+    served: Served, tmp_path: Path, words: tuple[str, str]
+) -> None:
+    done = send(served, tmp_path, "E", "--user", "u", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "leanplum-gateway: --value: must be a finite number\n"
+
+
+def test_a_parameter_that_is_no_json_is_sent_as_a_text(served: Served, tmp_path: Path) -> None:
+    words = ("E", "--user", "nina", "--param", "p=NaN", "--wait", "20")
+    assert send(served, tmp_path, *words).returncode == 0
+    assert [one["params"] for one in served.leanplum.arrived() if one.get("userId") == "nina"] == [
+        {"p": "NaN"}
+    ]
+
+
 # --- tail -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["accepted", "delivered"])
+def test_tail_chooses_by_the_status_that_it_prints(
+    served: Served, tmp_path: Path, status: str
+) -> None:
+    assert send(served, tmp_path, "E", "--user", f"tina-{status}", "--wait", "20").returncode == 0
+    words = command("tail", "--json", "--user", f"tina-{status}", "--status", status)
+    env = environment(tmp_path, **served.database())
+    with subprocess.Popen(words, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as tail:
+        assert tail.stdout is not None
+        try:
+            line = json.loads(tail.stdout.readline())
+        finally:
+            tail.kill()
+    assert (line["status"], line["settled"]) == (status, status == "delivered")
 
 
 def test_tail_follows_items_as_they_are_accepted_and_settle_without_their_content(

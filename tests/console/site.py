@@ -27,7 +27,6 @@ class ConsoleSite:
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},
             trust_env=False,
-            timeout=30.0,
         )
 
     def send(self, *items: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from html import unescape
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -82,6 +83,24 @@ def test_what_dies_after_the_page_was_shown_is_not_part_of_the_operation(
     _, text, _ = operated(visitor, "discard", form)
     assert "Discarded 1" in text
     assert talk.rows("SELECT count(*) FROM items WHERE body IS NOT NULL") == [(1,)]
+
+
+@pytest.mark.parametrize("name", ["E ", " ", " E"])
+def test_an_operation_changes_what_its_page_shows_though_names_have_spaces(
+    start: Callable[..., Talk], name: str
+) -> None:
+    talk = start()
+    dead(talk, "a")
+    talk.batch([{**event("b", "ann"), "event": name}])
+    settle(talk, {"b": Settled(Status.REJECTED, {"success": False, "error": " No \n way. "})})
+    visitor = signed_in(talk)
+    query = urlencode({"app": "default", "event": name, "reason": "No way."})
+    page = visitor.get(f"/dead-letters/selection?{query}").text
+    assert "<code>b</code>" in page
+    assert "<code>a</code>" not in page
+    _, text, _ = operated(visitor, "discard", fields(page, "discard"))
+    assert "Discarded 1" in text
+    assert talk.rows("SELECT event FROM items WHERE body IS NOT NULL") == [("E",)]
 
 
 def test_dead_letters_are_chosen_by_other_properties(start: Callable[..., Talk]) -> None:

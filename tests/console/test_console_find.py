@@ -154,6 +154,14 @@ def test_what_the_gateway_changed_in_an_item_is_shown(gateway: Talk) -> None:
         assert warning in text
 
 
+def test_an_item_that_was_changed_without_a_warning_is_shown(gateway: Talk) -> None:
+    body = {"userId": "ann", "event": "Purchase", "id": "now", "value": 1, "currencyCode": "eur"}
+    assert gateway.event(body).status_code == 202
+    assert "warnings" not in gateway.get("/v1/receipts/now").json()["enrichment"]
+    text = text_of(signed_in(gateway).get("/find/receipt?app=default&id=now"))
+    assert "Enriched by currency" in text
+
+
 def test_a_key_for_some_apps_finds_only_their_items(
     start: Callable[..., Talk], two_apps: dict[str, Any]
 ) -> None:

@@ -14,7 +14,7 @@ from tests.support.gateway import Talk
 KEY = re.compile(r'<code id="key">(lpgw_\w{36})</code>')
 ID = re.compile(r"key_[0-9a-f]{16}")
 MADE_ID = re.compile(r"<dd><code>(key_[0-9a-f]{16})</code>")
-NEW = {"name": "shop", "scopes": ["events:write", "users:write"], "apps": ["every"]}
+NEW = {"name": "shop", "scopes": ["events:write", "users:write"], "apps": ["*"]}
 
 
 def created(visitor: ConsoleVisitor, **fields: object) -> tuple[str, str, httpx.Response]:
@@ -151,8 +151,8 @@ def test_a_key_for_some_apps_sees_makes_and_changes_only_keys_for_these(
         assert visitor.get(f"/keys/{hidden}").status_code == 404
         for operation in ("rotate", "revoke"):
             assert visitor.post(f"/keys/{hidden}/{operation}").status_code == 404
-    assert 'value="every"' not in visitor.get("/keys/new").text
-    for apps in (["every"], ["two"], ["one", "two"]):
+    assert 'value="*"' not in visitor.get("/keys/new").text
+    for apps in (["*"], ["two"], ["one", "two"]):
         assert visitor.post("/keys/create", NEW | {"apps": apps}).status_code == 422
 
 

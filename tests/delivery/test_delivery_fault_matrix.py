@@ -112,7 +112,7 @@ PLANS = [("once", 1, 0.0), ("ten times", 10, 0.0), ("for minutes", None, FAULT_S
     ("times", "over_at"), [plan[1:] for plan in PLANS], ids=[plan[0] for plan in PLANS]
 )
 @pytest.mark.parametrize("mode", sorted(MODES))
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(3)
 def test_a_fault_of_one_users_calls_loses_nothing_and_keeps_nobody_else_waiting(
     path: Any, leanplum: Leanplum, mode: str, times: int | None, over_at: float
 ) -> None:

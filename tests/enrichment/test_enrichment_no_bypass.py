@@ -410,7 +410,7 @@ DATABASES = ("sqlite", "postgresql")
     [("sqlite", form) for form in FORMS] + [("postgresql", form) for form in ON_POSTGRESQL],
     indirect=["served"],
 )
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 def test_no_value_under_a_rule_leaves_a_trace_whatever_way_it_comes(
     served: Served, form: str
 ) -> None:

@@ -57,7 +57,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("kind", ANSWERS)
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 def test_no_hostile_response_takes_memory_or_time(server: Hostile, kind: str, way: Call) -> None:
     server.kind = kind
 

@@ -1,4 +1,4 @@
-"""Running tests that measure time alone, while the other workers of a run wait.
+"""Tests that measure time run alone: the other workers of a run wait.
 
 Every test of a run with several workers holds a lock: shared, or exclusive if the test is marked
 `timed`. The timed tests come first (`first`), and a worker keeps the exclusive lock from one of

@@ -63,7 +63,7 @@ class Proxy:
             link.end()
 
     def close(self) -> None:
-        with suppress(OSError):  # not every system wakes who waits in `accept`
+        with suppress(OSError):  # some systems refuse to shut down a listener
             self._listener.shutdown(socket.SHUT_RDWR)
         self._accepter.join(JOIN_SECONDS)
         self.refuse()
@@ -83,7 +83,11 @@ class Proxy:
                     continue
                 link = _Link(client, socket.socket(socket.AF_UNIX))
                 self._links.append(link)
-                link.server.connect(self._upstream)
+                try:
+                    link.server.connect(self._upstream)
+                except OSError:
+                    link.end()
+                    raise
                 for target in (self._questions, self._answers):
                     thread = threading.Thread(target=target, args=(link,), daemon=True)
                     self._threads.append(thread)

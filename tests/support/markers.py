@@ -36,14 +36,16 @@ STARTERS: dict[str, tuple[Any, ...]] = {
     "server": (postgres.postgresql, pgbouncer.pgbouncer, valkey.valkey),
     "browser": (chromium.command, browser.launched),
 }
-# What a test of time names in a file of tests. `monotonic` mostly bounds a wait, which is long.
+# Clocks that tests measure with. `monotonic` is not one of them: most tests bound a wait with it.
 CLOCKS = frozenset({"perf_counter", "process_time", "thread_time"})
 REACHED = {name: {inspect.unwrap(one) for one in starters} for name, starters in STARTERS.items()}
 FOLDERS = {"sdk": "sdk", "segment": "sdk", "attacks": "slow", "simulation": "slow"}
 
 
 def mark(items: Iterable[pytest.Item]) -> None:
-    """Mark each test with what it starts, and with what its folder is about."""
+    """Mark each test with what it starts, whether it measures time, and what its folder is
+    about.
+    """
     for item in items:
         if isinstance(item, pytest.Function):
             for name in sorted(_markers(item)):

@@ -25,7 +25,7 @@ class Leanplum:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
+        self._http = httpx.Client(base_url=url, trust_env=False)
 
     def calls(self) -> list[dict[str, Any]]:
         """Every HTTP call that arrived, oldest first."""
