@@ -56,7 +56,7 @@ def test_whatever_comes_back_items_are_kept_and_callers_are_told(
     until(lambda: gateway.status(f"{user}-1") == "retrying")
 
     # Of another user: a call for this one waits for the delivery that is in progress
-    reader = f"reader-{KINDS.index(kind)}"
+    reader = f"hostile-reader-{KINDS.index(kind)}"
     told = problem(gateway.call("GET", f"/v1/users/{reader}"), 504, "upstream-timeout")
     assert told["detail"].startswith("Leanplum's answer is missing or incomplete")
     if kind == "a gzip bomb":
