@@ -146,18 +146,22 @@ def test_dead_letters_are_listed_sent_again_and_discarded_by_command(
             ["default", f"ann-{one}"] for one in range(3)
         ]
         assert {line.split("\t")[-1] for line in lines} == {"Bad."}
-        none = ended(tmp_path, "dead-letters", "list", "--app", "other", **gateway.settings)
-        assert (none.returncode, none.stdout) == (1, "")
-        nothing = ended(
-            tmp_path, "dead-letters", "replay", "--all", "--app", "other", **gateway.settings
+
+        def found_nothing(*words: str) -> str:
+            done = ended(tmp_path, "dead-letters", *words, **gateway.settings)
+            assert (done.returncode, done.stdout) == (1, "")
+            return done.stderr
+
+        none = "leanplum-gateway: No dead letters.\n"
+        assert found_nothing("list", "--app", "other") == none
+        assert found_nothing("list", "--status", "expired") == none
+        assert found_nothing("replay", "--all", "--app", "other") == (
+            "leanplum-gateway: No dead letters match.\n"
         )
-        assert (nothing.returncode, nothing.stdout) == (1, "")
-        assert nothing.stderr == "leanplum-gateway: No dead letters match.\n"
-        assert run("list", "--status", "expired") == ""
         assert run("replay", "--all", "--dry-run") == "3 items would be queued again.\n"
         assert run("discard", "ann-1") == "1 item discarded: ann-1\n"
         assert run("replay", "--all") == "2 items queued again: ann-0, ann-2\n"
         until(lambda: values(leanplum, "ann") == [0, 2])
-        assert run("list") == ""
+        assert found_nothing("list") == none
         refused = ended(tmp_path, "dead-letters", "replay", **gateway.settings)
         assert (refused.returncode, "--all" in refused.stderr) == (2, True)

@@ -23,7 +23,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 from tests.support.chromium import CHROMIUM, NEEDED
 from tests.support.fork_server import ROOT
@@ -42,6 +49,7 @@ def launched() -> Iterator[Browser]:
     """A headless Chromium; closed at the end."""
     if CHROMIUM is None:
         pytest.fail("GATEWAY_TESTS_NEED_CHROMIUM is set, and there is no Chromium")
+    expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
