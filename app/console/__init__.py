@@ -6,7 +6,7 @@
 - `routes`: routes whose errors are pages
 - `pages`: templates, and the headers of every page
 - `navigation`: the table of pages
-- `polling`, `streams`: reading of what changes, once for all who look; server-sent events
+- `poller`, `streams`: reading of what changes, once for all who look; server-sent events
 - `gateway_state`, `attention`: what the overview shows, and what needs a person's attention
 - `tail`: the last items that were accepted and settled
 - `fields`: the values of form fields and queries

@@ -1,4 +1,4 @@
-"""What needs a person's attention, from the state of the gateway. Pure."""
+"""The conditions that need a person's attention, from the state of the gateway. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Attention(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessState:
-    """What this process knows besides the database."""
+    """The state of this process that is not in the database."""
 
     apps_refused: bool = False
     audit_tampered: bool = False

@@ -107,7 +107,7 @@ class ShownProof(NamedTuple):
 
 
 class AuditPages:
-    """What the pages about the audit use."""
+    """The services behind the pages about the audit."""
 
     def __init__(self, service: AuditService, sealer: Sealer) -> None:
         self.service, self._sealer = service, sealer

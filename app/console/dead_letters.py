@@ -129,7 +129,7 @@ class RunObserver:
 
 
 class DeadLetterPages:
-    """What the pages about dead letters use."""
+    """The services behind the pages about dead letters."""
 
     def __init__(
         self, service: DeadLetterService, runs: DeadLetterRuns, recorder: AuditRecorder

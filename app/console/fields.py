@@ -14,7 +14,7 @@ _LINE = re.compile(KEY_NAME)
 
 
 class Problems:
-    """What is wrong with the fields of a form: all of it, so that it can be corrected at once."""
+    """Collects all faults in the fields of a form, so that they can be corrected at once."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []

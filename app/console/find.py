@@ -116,7 +116,7 @@ class LeanplumCall(NamedTuple):
 
 
 class FindPages:
-    """What the pages about receipts use."""
+    """The services behind the pages about receipts."""
 
     def __init__(self, receipts: ReceiptService, audit: AuditService) -> None:
         self._receipts, self._audit = receipts, audit

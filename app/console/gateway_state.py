@@ -52,7 +52,7 @@ class AppDelivery:
 
 @dataclass(frozen=True, slots=True)
 class GatewayState:
-    """What was read; times are in epoch milliseconds.
+    """The last reading of the gateway's state; times are in epoch milliseconds.
 
     `failed` is why the last reading failed; the rest is of the reading before.
     """

@@ -54,7 +54,7 @@ class NewKey:
 
 
 class KeyPages:
-    """What the pages about keys use."""
+    """The services behind the pages about keys."""
 
     def __init__(self, service: KeyService, limiter: RateLimiter) -> None:
         self.service, self._limiter = service, limiter
@@ -70,7 +70,7 @@ class KeyPages:
 
     @property
     def covers(self) -> str:
-        """What the states of limits cover, for people."""
+        """Return which processes the shown limits cover, in words."""
         if self._limiter.state() is None:
             return "this process only: limits are not shared"
         return "all replicas that share limits"

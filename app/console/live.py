@@ -10,7 +10,7 @@ from fastapi.sse import format_sse_event
 
 from app.console.access import Visitor
 from app.console.pages import Pages
-from app.console.polling import Poller
+from app.console.poller import Poller
 from app.console.routes import ConsoleDependency, console_router
 from app.console.streams import Streams
 from app.console.tail import SECONDS, Tail, TailEntry

@@ -18,7 +18,7 @@ from app.console.attention import (
 from app.console.gateway_state import EXAMINED, SECONDS, GatewayState, StateReader
 from app.console.navigation import PAGES
 from app.console.pages import Pages
-from app.console.polling import Poller
+from app.console.poller import Poller
 from app.console.routes import ConsoleDependency, console_router
 from app.console.streams import Streams
 from app.model import Status

@@ -45,7 +45,7 @@ router = console_router()
 
 
 class PreviewedItem(NamedTuple):
-    """What becomes of an item: the text of its entry, or a problem; and remarks on it."""
+    """The preview of an item: the text of its entry, or a problem; and remarks on it."""
 
     entry: str | None
     problem: dict[str, Any] | None

@@ -17,7 +17,7 @@ Handle = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Console:
-    """What the handlers of all pages use: access, and the renderer."""
+    """The services that the handlers of all pages use: access, and the renderer."""
 
     def __init__(self, access: ConsoleAccess, pages: Pages) -> None:
         self.access, self.pages = access, pages

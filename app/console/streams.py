@@ -12,7 +12,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from app.console.access import ConsoleAccess, SignedOut, Visitor
-from app.console.polling import Poller
+from app.console.poller import Poller
 from app.console.sessions import SessionStore
 from app.errors import Forbidden, Overloaded
 from app.http import VARY_BY_PREFIX

@@ -47,7 +47,7 @@ class EntryRow(NamedTuple):
 
 
 class PlanPage(NamedTuple):
-    """What the page shows of an app. `violations` is None for keys that may not read them."""
+    """The content of the page for one app. `violations` is None for keys that may not read them."""
 
     plan: Plan | None
     faults: Sequence[str]

@@ -103,7 +103,7 @@ class PutRun:
 
 
 class RunObserver(Protocol):
-    """What the beginner of a run is asked and told while it goes on."""
+    """The callbacks of a run: whoever began it is asked and told while it goes on."""
 
     def record(self, count: int) -> tuple[int, str]:
         """Return the audit record of a step over so many items: its time (ms), its text."""

@@ -31,7 +31,7 @@ JOIN acceptances a ON a.first_seq = i.acceptance GROUP BY a.app
 
 @dataclass(slots=True)
 class AppQueue:
-    """What waits for an app.
+    """The items that wait for an app.
 
     `retrying` and `held` are part of `waiting`. `oldest` is since when (epoch milliseconds) the
     oldest item has been waiting, counted from its replay if there was one.

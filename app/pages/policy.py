@@ -1,4 +1,4 @@
-"""What a browser may do with a page."""
+"""The security headers that limit what a browser may do with a page."""
 
 from app.http import VARY_BY_PREFIX
 

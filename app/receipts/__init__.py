@@ -2,7 +2,7 @@
 
 from app.receipts.document import fresh_receipt, receipt_document, receipt_path
 from app.receipts.service import ReceiptService
-from app.receipts.waiting import WaitExplanation, waiting_for
+from app.receipts.wait_reasons import WaitExplanation, waiting_for
 
 __all__ = [
     "ReceiptService",

@@ -6,7 +6,7 @@ import orjson
 
 from app.clock import instant
 from app.model import Receipt, Removed
-from app.receipts.waiting import WaitExplanation, waiting_for
+from app.receipts.wait_reasons import WaitExplanation, waiting_for
 
 
 def receipt_document(

@@ -8,7 +8,7 @@ from app.outbox.item_filter import ItemFilter
 from app.outbox.outbox import Outbox
 from app.outbox.receipts import Origin
 from app.outbox.search import EXAMINED, ReceiptPage, ReceiptSearch
-from app.receipts.waiting import WaitExplanation, waiting_for
+from app.receipts.wait_reasons import WaitExplanation, waiting_for
 
 
 class AppReceiptPage(NamedTuple):
