@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,24 +45,21 @@ def tail(options: ItemOptions, history: History = 10, as_json: JsonLines = False
 
     wanted = options.filter()
     feed = Feed(replace(wanted, statuses=None))  # an item settles after it is accepted
-    with engine_to_read(load_settings()) as engine:
+    with suppress(KeyboardInterrupt), engine_to_read(load_settings()) as engine:
         if not as_json:
             print_text(_line(HEADER))
-        try:
-            while True:
-                with reading(engine) as connection:
-                    step = feed.step(connection, history)
-                if step.truncated:
-                    print_notice(LEFT_OUT)
-                for entry in step.entries:
-                    document = entry_document(entry)
-                    if wanted.statuses and document["status"] not in wanted.statuses:
-                        continue
-                    print_text(json.dumps(document) if as_json else _line(_cells(document)))
-                flush()
-                sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            return
+        while True:
+            with reading(engine) as connection:
+                step = feed.step(connection, history)
+            if step.truncated:
+                print_notice(LEFT_OUT)
+            for entry in step.entries:
+                document = entry_document(entry)
+                if wanted.statuses and document["status"] not in wanted.statuses:
+                    continue
+                print_text(json.dumps(document) if as_json else _line(_cells(document)))
+            flush()
+            sleep(POLL_SECONDS)
 
 
 def entry_document(entry: "FeedEntry") -> dict[str, Any]:

@@ -5,9 +5,11 @@ requests whose sender has gone.
 import asyncio
 import hashlib
 import json
+import sqlite3
 import time
 import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -364,22 +366,42 @@ def test_dead_letters_of_sessions_can_be_listed(talk: Talk) -> None:
 # --- what only writes -------------------------------------------------------------------------------------------------
 
 
-def at_once(
+async def begin_at_once(
     talk: Talk, sdk: Sdk, sent: list[Any], times: int, *, single: bool = False
-) -> list[httpx.Response]:
-    """Answers to the same request, made so often at the same moment."""
+) -> "asyncio.Future[list[httpx.Response]]":
+    """Begin the same request so often at the same moment."""
     options = batch(sdk, sent)
     if single:
         body = {"appId": "app_sandbox", "clientKey": sdk.key, **sent[0]}
         options = {"content": json.dumps(body).encode(), "key": None}
+    return asyncio.gather(*(talk._request("POST", "/api", **options) for _ in range(times)))
 
-    async def ask() -> list[httpx.Response]:
-        return await asyncio.gather(
-            *(talk._request("POST", "/api", **options) for _ in range(times))
-        )
 
-    found: list[httpx.Response] = talk.do(ask)
+async def ended(asked: "asyncio.Future[list[httpx.Response]]") -> list[httpx.Response]:
+    return await asked
+
+
+def at_once(talk: Talk, sdk: Sdk, sent: list[Any], times: int) -> list[httpx.Response]:
+    """Answers to the same request, made so often at the same moment."""
+    found: list[httpx.Response] = talk.do(
+        partial(ended, talk.do(partial(begin_at_once, talk, sdk, sent, times)))
+    )
     return found
+
+
+@contextmanager
+def writes_held(talk: Talk) -> Iterator[None]:
+    """Let no write of the gateway be committed meanwhile."""
+    with closing(sqlite3.connect(talk.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def waiting_for_another(talk: Talk) -> int:
+    """Return how many requests wait for the answer to another."""
+    pending = talk.app.services.relay.repeats._pending.values()
+    return sum(len(answer._callbacks or ()) for answer in list(pending))
 
 
 @pytest.mark.parametrize("own", [{"uuid": "of-this"}, {"reqId": "77"}, {"reqId": 77, "uuid": ""}])
@@ -388,7 +410,10 @@ def test_an_event_that_is_sent_again_while_it_is_written_arrives_once(
     sdk: Sdk, leanplum: Leanplum, talk: Talk, own: dict[str, Any], single: bool
 ) -> None:
     sent = [{"action": "track", "userId": "u1", "event": "e", **own}]
-    found = at_once(talk, sdk, sent, 3, single=single)
+    with writes_held(talk):
+        asked = talk.do(partial(begin_at_once, talk, sdk, sent, 3, single=single))
+        until(lambda: waiting_for_another(talk) == 2)
+    found = talk.do(partial(ended, asked))
     assert [(one.status_code, entries(one)[0]["success"]) for one in found] == [(200, True)] * 3
     at_rest(talk)
     assert len(leanplum.arrived()) == 1

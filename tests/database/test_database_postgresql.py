@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ from app.database.driver import POSTGRESQL
 from tests.support.gateway import Talk
 from tests.support.postgres import Server
 from tests.support.processes import ended
+from tests.support.wait import until
 
 ROOT = Path(__file__).resolve().parents[2]
 CONNECT = "import sys; from app.database.engine import connect; connect(sys.argv[1]).dispose()"
@@ -57,9 +59,14 @@ def test_after_every_connection_was_cut_the_next_calls_are_taken_and_recorded(
         beside.commit()
         answer = call()
         assert answer.status_code in {202, 404}
-        found = f"SELECT count(*) FROM audit_records WHERE record LIKE '%{answer.headers['x-request-id']}%'"
-        with psycopg.connect(url) as connection:
-            assert connection.execute(found).fetchone() == (1,)
+        assert until(partial(recorded, url, answer.headers["x-request-id"]))
+
+
+def recorded(url: str, request_id: str) -> bool:
+    """Return whether a request has its audit record; one that only reads may be recorded later."""
+    query = "SELECT count(*) FROM audit_records WHERE record LIKE %s"
+    with psycopg.connect(url) as connection:
+        return connection.execute(query, (f"%{request_id}%",)).fetchone() == (1,)
 
 
 def test_while_another_holds_the_turn_to_write_calls_are_refused_in_time_and_nothing_is_taken(
