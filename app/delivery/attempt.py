@@ -22,6 +22,7 @@ from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies
 from app.leanplum.client import LeanplumClient, LeanplumResponse, Unreachable
 from app.leanplum.outcomes import label_of_outcome
+from app.leanplum.value_redaction import without_values
 from app.model import (
     DONE,
     ERASES,
@@ -194,7 +195,10 @@ class AttemptRunner:
         try:
             outcomes = await self._send_or_trouble(attempt)
             alone = len({item.lane for item in attempt.items}) == 1
-            verdicts = [(item, self._judge(item, outcome, alone)) for item, outcome in outcomes]
+            verdicts = [
+                (item, self._judge(item, without_values(outcome, item.body), alone))
+                for item, outcome in outcomes
+            ]
             if not await self._settle(attempt, verdicts):
                 log.warning("attempt.too_late", attempt=attempt.id, items=len(verdicts))
                 return None
