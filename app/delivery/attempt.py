@@ -196,8 +196,8 @@ class AttemptRunner:
             outcomes = await self._send_or_trouble(attempt)
             alone = len({item.lane for item in attempt.items}) == 1
             verdicts = [
-                (item, self._judge(item, without_values(outcome, item.body), alone))
-                for item, outcome in outcomes
+                (item, self._judge(item, outcome, alone))
+                for item, outcome in without_values(outcomes)
             ]
             if not await self._settle(attempt, verdicts):
                 log.warning("attempt.too_late", attempt=attempt.id, items=len(verdicts))

@@ -80,7 +80,7 @@ def message_of(entry: dict[str, Any], field: str) -> str | None:
     if value is None or value is False:
         return None
     message = value.get("message") if isinstance(value, dict) else value
-    return str(message)[:500] if message else "(no message)"
+    return str(message) if message else "(no message)"
 
 
 def is_throttle(message: str) -> bool:

@@ -36,6 +36,7 @@ from app.telemetry import Metrics, describe
 # Seconds before each new try while Leanplum answers that the user has another call in progress
 THROTTLE_PAUSES = (0.1, 0.2, 0.4, 0.8)
 PATIENCE_SECONDS = 2.0  # how long a call waits for earlier items of its users
+MAX_QUOTED = 500  # characters of a text of Leanplum's
 RETRY_SECONDS = 5.0
 STOPPED = (
     "The gateway shut down before Leanplum answered; a call that was sent may have taken effect."
@@ -450,4 +451,4 @@ def fields_of(response: LeanplumResponse, action: Action, app: App) -> dict[str,
 
 
 def _quoted(message: str | None) -> str:
-    return f": {message.rstrip('.')}" if message else ""
+    return f": {message[:MAX_QUOTED].rstrip('.')}" if message else ""

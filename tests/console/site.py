@@ -45,13 +45,17 @@ class ConsoleSite:
     def until_status(self, item_id: str, status: str) -> None:
         until(lambda: self.receipt(item_id)["status"] == status)
 
-    def opened(self, visit: Visit, path: str, **options: Any) -> Page:
-        """Return the page at a path of the console, with one session for all of its visits."""
+    def cookie(self) -> str:
+        """Return the cookie of one session, as the header `Cookie` has it."""
         if not self._cookie:
             answer = self.http.post("/console/sign-in", data={"key": self.key})
             self._cookie = answer.headers["set-cookie"].partition(";")[0]
+        return self._cookie
+
+    def opened(self, visit: Visit, path: str, **options: Any) -> Page:
+        """Return the page at a path of the console, with one session for all of its visits."""
         page = visit(f"{self.url}/console/sign-in", **options)
-        name, _, value = self._cookie.partition("=")
+        name, _, value = self.cookie().partition("=")
         page.context.add_cookies([{"name": name, "value": value, "url": f"{self.url}/console"}])
         page.goto(f"{self.url}/console{path}")
         return page
