@@ -124,8 +124,12 @@ async def find_receipts(
             limit=query.limit,
         )
     )
+    explained = await receipts.explain(app.name, *found.receipts)
     page: dict[str, Any] = {
-        "receipts": [receipt_document(each, prefix=context.prefix) for each in found.receipts]
+        "receipts": [
+            receipt_document(each, explanation=explained.get(each.seq), prefix=context.prefix)
+            for each in found.receipts
+        ]
     }
     if found.before is not None:
         page["nextCursor"] = str(found.before)
@@ -188,5 +192,6 @@ async def get_receipt(
         raise NotFound(
             "No item of this app has this id, or its receipt is past the deduplication window."
         )
-    explanation = await receipts.explain(app.name, receipt)
+    explained = await receipts.explain(app.name, receipt)
+    explanation = explained.get(receipt.seq)
     return receipt_document(receipt, explanation=explanation, prefix=context.prefix)

@@ -1,6 +1,7 @@
 """The commands about receipts: `receipts find|show`. They only read."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from heapq import merge
 from itertools import islice
@@ -78,7 +79,7 @@ def _find_by_id(settings: "Settings", item_id: str, app: str | None) -> Iterator
     from app.encryption import BodyCipher
     from app.outbox import receipts
     from app.outbox.app_names import apps_of_id
-    from app.receipts import waiting_for
+    from app.receipts import explain_all
 
     cipher = BodyCipher(settings.data_keys, None)
     with read_only(settings) as connection:
@@ -87,21 +88,33 @@ def _find_by_id(settings: "Settings", item_id: str, app: str | None) -> Iterator
             receipt = receipts.find(connection, name, item_id, cipher)
             if receipt is None:
                 continue
-            waits = receipts.find_waits(connection, name, receipt)
-            yield _document(settings, name, receipt, waiting_for(receipt, waits))
+            explained = explain_all([receipt], receipts.find_waits(connection, name, [receipt]))
+            yield _document(settings, name, receipt, explained.get(receipt.seq))
 
 
 def _search(settings: "Settings", which: "ItemFilter", limit: int) -> list[dict[str, Any]]:
     """Return at most `limit` receipts of the chosen apps, newest first."""
     from app.encryption import BodyCipher
     from app.outbox.app_names import app_names
+    from app.outbox.receipts import find_waits
+    from app.receipts import explain_all
 
     cipher = BodyCipher(settings.data_keys, None)
     with read_only(settings) as connection:
         names = which.apps or {*app_names(connection), *configured_apps(settings)}
         of_each = [_search_app(connection, name, which, limit, cipher) for name in sorted(names)]
-        newest = islice(merge(*of_each, key=lambda found: -found[0].seq), limit)
-        return [_document(settings, name, receipt) for receipt, name in newest]
+        newest = list(islice(merge(*of_each, key=lambda found: -found[0].seq), limit))
+        of_app: dict[str, list[Receipt]] = defaultdict(list)
+        for receipt, name in newest:
+            of_app[name].append(receipt)
+        explained = {
+            name: explain_all(found, find_waits(connection, name, found))
+            for name, found in of_app.items()
+        }
+        return [
+            _document(settings, name, receipt, explained[name].get(receipt.seq))
+            for receipt, name in newest
+        ]
 
 
 def _search_app(

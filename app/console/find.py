@@ -38,6 +38,13 @@ WAITS = {
     "rate": "The rate of calls that Leanplum takes is used up; the item's turn comes.",
     "retry": "The last attempt failed; it is sent again later.",
 }
+SHORT_WAITS = {
+    "app-held": "the app is held",
+    "earlier-item": "for an earlier item of the user",
+    "circuit-open": "calls to Leanplum fail",
+    "rate": "for the rate of calls",
+    "retry": "for the next try",
+}
 router = console_router()
 
 
@@ -94,11 +101,12 @@ class ReceiptQuestion:
 
 
 class FoundItem(NamedTuple):
-    """A receipt in the list, with its app and Leanplum's words about it."""
+    """A receipt in the list, with its app, Leanplum's words about it, and why it waits."""
 
     app: str
     receipt: Receipt
     words: str
+    waits_for: str
 
     @property
     def link(self) -> str:
@@ -128,14 +136,25 @@ class FindPages:
         which = question.item_filter()
         apps = [question.app] if question.app else visitor.apps
         if question.id:
-            return await self._by_id(apps, question.id), None
+            return await self._explained(await self._by_id(apps, question.id)), None
         before = int(question.before) if question.before else None
         page = await self._receipts.search_apps(apps, which, before, PAGE)
-        return [FoundItem(app, each, words_of(each)) for app, each in page.receipts], page.before
+        return await self._explained(page.receipts), page.before
 
-    async def _by_id(self, apps: Sequence[str], item_id: str) -> list[FoundItem]:
+    async def _by_id(self, apps: Sequence[str], item_id: str) -> list[tuple[str, Receipt]]:
         found = [(app, await self._receipts.find(app, item_id)) for app in apps]
-        return [FoundItem(app, each, words_of(each)) for app, each in found if each is not None]
+        return [(app, receipt) for app, receipt in found if receipt is not None]
+
+    async def _explained(self, found: Sequence[tuple[str, Receipt]]) -> list[FoundItem]:
+        explained = dict[int, WaitExplanation]()
+        for app in {app for app, _ in found}:
+            of_app = [receipt for name, receipt in found if name == app]
+            explained |= await self._receipts.explain(app, *of_app)
+        reasons = {seq: SHORT_WAITS[each.reason] for seq, each in explained.items()}
+        return [
+            FoundItem(app, receipt, words_of(receipt), reasons.get(receipt.seq, ""))
+            for app, receipt in found
+        ]
 
     async def receipt(
         self, app: str, item_id: str
@@ -144,8 +163,8 @@ class FindPages:
         receipt = await self._receipts.find(app, item_id)
         if receipt is None:
             raise NotFound("No item of this app has this id, or its receipt was removed.")
-        explanation = await self._receipts.explain(app, receipt)
-        return receipt, await self._receipts.origin(receipt), explanation
+        explained = await self._receipts.explain(app, receipt)
+        return receipt, await self._receipts.origin(receipt), explained.get(receipt.seq)
 
     async def calls(self, visitor: Visitor, app: str, receipt: Receipt) -> list[LeanplumCall]:
         """Return calls about the item's user from its acceptance to its outcome, oldest first.

@@ -5,7 +5,7 @@ old as the renewal before (`RENEW_SECONDS` of the deliverer); a change of the ci
 once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import orjson
@@ -15,10 +15,7 @@ from app import ids
 from app.clock import now_ms
 from app.database.driver import DIALECTS
 
-OF_SHARD = """
-SELECT d.states FROM leases l JOIN deliverers d ON d.id = l.owner
-WHERE l.shard = ? AND d.expires_at >= ?
-"""
+OWNERS = "SELECT shard, owner FROM leases"
 OF_ALL = "SELECT id, states FROM deliverers WHERE expires_at >= ?"
 
 
@@ -49,12 +46,16 @@ def parse(text: str | None) -> dict[str, DeliveryState]:
     return {app: DeliveryState(**fields) for app, fields in stored.items()}
 
 
-def of_lane(connection: Connection, app: str, lane: int) -> DeliveryState | None:
-    """Return the state of the deliverer that has a lane; None if no deliverer has it."""
-    statement = DIALECTS[connection.dialect.name].sql(OF_SHARD)
-    values = ids.shard(lane), _now(connection)
-    row = connection.exec_driver_sql(statement, values).first()
-    return None if row is None else parse(row[0]).get(app, DeliveryState())
+def of_lanes(connection: Connection, app: str, lanes: Iterable[int]) -> dict[int, DeliveryState]:
+    """Return for each lane the state of the deliverer that has it; lanes of none are left out."""
+    states = of_all(connection)
+    by_shard = {shard: states.get(owner) for shard, owner in connection.exec_driver_sql(OWNERS)}
+    owned = {lane: by_shard.get(ids.shard(lane)) for lane in lanes}
+    return {
+        lane: of_apps.get(app, DeliveryState())
+        for lane, of_apps in owned.items()
+        if of_apps is not None
+    }
 
 
 def of_all(connection: Connection) -> dict[str, dict[str, DeliveryState]]:

@@ -468,9 +468,11 @@ class Outbox:
             partial(receipts.find, app=app, item_id=item_id, cipher=self._cipher)
         )
 
-    async def waiting_for(self, app: str, receipt: Receipt) -> receipts.Waits:
-        """Return what an item of `app` waits for, as far as the database tells."""
-        return await self._read(partial(receipts.find_waits, app=app, receipt=receipt))
+    async def waiting_for(
+        self, app: str, found: Collection[Receipt]
+    ) -> Mapping[int, receipts.Waits]:
+        """Return what items of `app` wait for, by number, as far as the database tells."""
+        return await self._read(partial(receipts.find_waits, app=app, found=found))
 
     async def origin(self, receipt: Receipt) -> receipts.Origin | None:
         """Return where an item came from; None if it was removed meanwhile."""

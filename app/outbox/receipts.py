@@ -1,6 +1,6 @@
 """Receipts of items, and the reasons why items wait, as read from the database."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -131,15 +131,37 @@ class Waits(NamedTuple):
     delivery: DeliveryState | None = None
 
 
-def find_waits(connection: Connection, app: str, receipt: Receipt) -> Waits:
-    """Return the reason why an item waits, as far as the database tells.
+def find_waits(connection: Connection, app: str, found: Iterable[Receipt]) -> dict[int, Waits]:
+    """Return why those items of an app wait that do, by number, as far as the database tells.
 
-    Deliverers may be other processes. Only the oldest waiting items, and those just before this
-    one, are looked at: a receipt must not cost a walk over a long queue.
+    Deliverers may be other processes. Only the oldest waiting items, and those just before each
+    user's first one, are looked at: a receipt must not cost a walk over a long queue.
     """
-    waiting = items.c.settled_at.is_(None)
+    lanes = {each.seq: ids.lane(app, each.subject) for each in found if not each.settled}
+    if not lanes:
+        return {}
+    held_next, in_flight = _held_next(connection, app), _in_flight(connection)
+    first = dict[int, int]()  # of each lane
+    for seq in sorted(lanes, reverse=True):
+        first[lanes[seq]] = seq
+    deliveries = delivery_states.of_lanes(connection, app, first)
+    behind = {lane for lane, seq in first.items() if _waits_behind(connection, lane, seq)}
+    return {
+        seq: Waits(
+            held_next=held_next,
+            behind=seq > first[lane] or lane in behind,
+            in_flight=seq in in_flight,
+            delivery=deliveries.get(lane),
+        )
+        for seq, lane in lanes.items()
+    }
+
+
+def _held_next(connection: Connection, app: str) -> int | None:
+    """Return when a held item of the app is tried again, of the oldest waiting items."""
     columns = (items.c.acceptance, items.c.status, items.c.next_attempt_at)
-    oldest = select(*columns).where(waiting).order_by(items.c.seq).limit(NEAREST_ITEMS).subquery()
+    waiting = select(*columns).where(items.c.settled_at.is_(None))
+    oldest = waiting.order_by(items.c.seq).limit(NEAREST_ITEMS).subquery()
     held = (
         select(oldest.c.next_attempt_at)
         .join(acceptances, acceptances.c.first_seq == oldest.c.acceptance)
@@ -147,20 +169,20 @@ def find_waits(connection: Connection, app: str, receipt: Receipt) -> Waits:
         .order_by(oldest.c.next_attempt_at)
         .limit(1)
     )
-    before = select(items.c.lane).where(waiting, items.c.seq < receipt.seq)
+    return connection.execute(held).scalar()
+
+
+def _waits_behind(connection: Connection, lane: int, seq: int) -> bool:
+    """Return whether an item of the lane waits among those just before `seq`, or a login."""
+    before = select(items.c.lane).where(items.c.settled_at.is_(None), items.c.seq < seq)
     nearest = before.order_by(items.c.seq.desc()).limit(NEAREST_ITEMS).subquery()
-    lane = ids.lane(app, receipt.subject)
     earlier = select(nearest.c.lane).where(nearest.c.lane == lane).limit(1)
-    return Waits(
-        held_next=connection.execute(held).scalar(),
-        behind=connection.execute(earlier).first() is not None
-        or logins.waits_before(connection, lane, receipt.seq),
-        in_flight=_is_in_flight(connection, receipt.seq),
-        delivery=delivery_states.of_lane(connection, app, lane),
+    return connection.execute(earlier).first() is not None or logins.waits_before(
+        connection, lane, seq
     )
 
 
-def _is_in_flight(connection: Connection, seq: int) -> bool:
-    """Return whether an item is being sent."""
+def _in_flight(connection: Connection) -> set[int]:
+    """Return the numbers of the items that are being sent."""
     attempts = connection.exec_driver_sql("SELECT items FROM attempts").scalars()
-    return any(seq in orjson.loads(sent) for sent in attempts)
+    return {seq for sent in attempts for seq in orjson.loads(sent)}

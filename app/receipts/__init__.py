@@ -2,13 +2,13 @@
 
 from app.receipts.document import fresh_receipt, receipt_document, receipt_path
 from app.receipts.service import ReceiptService
-from app.receipts.wait_reasons import WaitExplanation, waiting_for
+from app.receipts.wait_reasons import WaitExplanation, explain_all
 
 __all__ = [
     "ReceiptService",
     "WaitExplanation",
+    "explain_all",
     "fresh_receipt",
     "receipt_document",
     "receipt_path",
-    "waiting_for",
 ]

@@ -6,7 +6,7 @@ import orjson
 
 from app.clock import instant
 from app.model import Receipt, Removed
-from app.receipts.wait_reasons import WaitExplanation, waiting_for
+from app.receipts.wait_reasons import WaitExplanation
 
 
 def receipt_document(
@@ -18,9 +18,8 @@ def receipt_document(
 ) -> dict[str, Any]:
     """Return a receipt as JSON; times are RFC 3339 in UTC with milliseconds.
 
-    `removed` is what an erasure has just removed; `explanation` is why the item waits, if more is
-    known than the receipt has; `prefix` is the path prefix under which the caller reaches the
-    gateway.
+    `removed` is what an erasure has just removed, `explanation` is why the item waits, and `prefix`
+    is the path prefix under which the caller reaches the gateway.
     """
     document: dict[str, Any] = {
         "id": receipt.id,
@@ -37,7 +36,6 @@ def receipt_document(
         document["settledAt"] = instant(receipt.settled_at)
     elif receipt.next_attempt_at is not None:
         document["nextAttemptAt"] = instant(receipt.next_attempt_at)
-    explanation = explanation or waiting_for(receipt)
     if explanation is not None:
         document["waitingFor"] = explanation.document()
     if receipt.leanplum_unreadable:

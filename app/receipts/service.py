@@ -8,7 +8,7 @@ from app.outbox.item_filter import ItemFilter
 from app.outbox.outbox import Outbox
 from app.outbox.receipts import Origin
 from app.outbox.search import EXAMINED, ReceiptPage, ReceiptSearch
-from app.receipts.wait_reasons import WaitExplanation, waiting_for
+from app.receipts.wait_reasons import Explanations, explain_all
 
 
 class AppReceiptPage(NamedTuple):
@@ -63,8 +63,7 @@ class ReceiptService:
         """Return where an item came from; None if it was removed meanwhile."""
         return await self._outbox.origin(receipt)
 
-    async def explain(self, app: str, receipt: Receipt) -> WaitExplanation | None:
-        """Return why an item waits, as far as the database tells."""
-        if receipt.settled:
-            return None
-        return waiting_for(receipt, await self._outbox.waiting_for(app, receipt))
+    async def explain(self, app: str, *found: Receipt) -> Explanations:
+        """Return why items of an app wait, as far as the database tells."""
+        waiting = [receipt for receipt in found if not receipt.settled]
+        return explain_all(waiting, await self._outbox.waiting_for(app, waiting) if waiting else {})

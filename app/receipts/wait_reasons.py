@@ -1,5 +1,6 @@
 """The reasons why items wait, from the state of delivery and of the database. Pure."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from app.clock import instant, now_ms
@@ -22,6 +23,15 @@ class WaitExplanation:
         """Return the explanation as JSON."""
         until = {} if self.until is None else {"until": instant(self.until)}
         return {"reason": self.reason, "since": instant(self.since), **until}
+
+
+Explanations = Mapping[int, WaitExplanation]  # by the numbers of the items
+
+
+def explain_all(found: Iterable[Receipt], waits: Mapping[int, Waits]) -> Explanations:
+    """Return why those items wait of which something is known to stop them."""
+    explained = {each.seq: waiting_for(each, waits.get(each.seq, NOTHING_KNOWN)) for each in found}
+    return {seq: each for seq, each in explained.items() if each is not None}
 
 
 def waiting_for(

@@ -1,5 +1,6 @@
 """Why a receipt says that its item waits."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from app.clock import instant, now_ms
 from app.settings import Settings
 from tests.support.gateway import EVENT, Talk, running
+from tests.support.processes import ended
 from tests.support.simulator import Leanplum, delivering_to, simulated
 from tests.support.wait import until
 
@@ -29,6 +31,12 @@ def receipt(talk: Talk, item_id: str) -> dict[str, Any]:
 def reason(talk: Talk, item_id: str) -> str | None:
     waits = receipt(talk, item_id).get("waitingFor")
     return None if waits is None else waits["reason"]
+
+
+def listed(talk: Talk) -> dict[str, str | None]:
+    """Return the reasons that a list of receipts has, by the ids of the items."""
+    found = talk.get("/v1/receipts").json()["receipts"]
+    return {each["id"]: each.get("waitingFor", {}).get("reason") for each in found}
 
 
 def send(talk: Talk, item_id: str, user: str = "ann", **headers: str) -> dict[str, Any]:
@@ -57,10 +65,11 @@ def test_a_receipt_says_that_its_app_is_held_whichever_process_is_asked(
         for item_id in ("first", "later", "elsewhere"):
             found = receipt(accepting, item_id)
             assert found.get("waitingFor", {}).get("reason") == "app-held", found
+        assert listed(accepting) == dict.fromkeys(("elsewhere", "later", "first"), "app-held")
 
 
 def test_a_receipt_says_until_when_a_retry_waits_and_what_waits_behind_it(
-    leanplum: Leanplum, settings: Make, path: Path
+    leanplum: Leanplum, settings: Make, path: Path, tmp_path: Path
 ) -> None:
     with delivering_to(leanplum, settings, path) as talk:
         leanplum.fault(mode="503", retryAfter=600)
@@ -79,6 +88,14 @@ def test_a_receipt_says_until_when_a_retry_waits_and_what_waits_behind_it(
         assert "waitingFor" not in send(talk, "third"), (
             "nothing more is looked up for a plain write"
         )
+        reasons = {"third": "earlier-item", "second": "earlier-item", "first": "retry"}
+        assert listed(talk) == reasons
+        assert send(talk, "second")["waitingFor"] == behind["waitingFor"], "sent again"
+        url = f"sqlite:///{path}"
+        found = ended(tmp_path, "receipts", "find", "--json", GATEWAY_DATABASE_URL=url)
+        assert {
+            each["id"]: each["waitingFor"]["reason"] for each in json.loads(found.stdout)
+        } == reasons
 
 
 def test_a_receipt_says_that_leanplum_is_away(
@@ -97,6 +114,7 @@ def test_a_receipt_says_that_leanplum_is_away(
             send(accepting, "late", "bob")
             until(lambda: reason(accepting, "late") == "circuit-open")
             assert reason(talk, "late") == "circuit-open"
+            assert listed(talk)["late"] == "circuit-open"
 
 
 def test_a_receipt_says_that_leanplum_accepts_no_more_calls_whichever_process_is_asked(
@@ -113,6 +131,7 @@ def test_a_receipt_says_that_leanplum_accepts_no_more_calls_whichever_process_is
             waits = receipt(talk, "late")["waitingFor"]
             assert waits["since"] >= receipt(talk, "late")["acceptedAt"]
             assert waits["until"] > instant(now_ms() + 500_000)
+            assert listed(talk)["late"] == "rate"
 
 
 def test_an_item_behind_a_login_waits_for_an_earlier_item(
@@ -136,6 +155,7 @@ def test_an_item_that_is_being_sent_waits_for_nothing(
         send(talk, "behind")
         until(lambda: talk.rows("SELECT 1 FROM attempts") != [])
         assert reason(talk, "sent") is None
+        assert listed(talk) == {"behind": "earlier-item", "sent": None}
 
 
 def test_a_receipt_that_is_settled_or_just_accepted_waits_for_nothing(
