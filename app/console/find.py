@@ -1,6 +1,6 @@
 """Finding receipts, and the history of one item."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
@@ -24,9 +24,10 @@ from app.receipts import ReceiptService, WaitExplanation
 FIND, RECEIPT = "/console/find", "/console/find/receipt"
 PAGE = 50
 MAX_TEXT = 500
-CALLS = 20  # calls to Leanplum that the history of an item shows
+CALLS = 20  # calls to Leanplum that the history of an item shows, the latest
 AFTER_MS = 1  # the record of a call has the time of the item's outcome, or an earlier one
 LEANPLUM_CALL = "leanplum multi"
+UNREADABLE = "(encrypted with a key that is not configured here)"
 STATUSES = tuple(status.value for status in Status)
 Text = Annotated[str, Query(max_length=MAX_TEXT)]
 WAITS = {
@@ -167,7 +168,7 @@ class FindPages:
         return receipt, await self._receipts.origin(receipt), explained.get(receipt.seq)
 
     async def calls(self, visitor: Visitor, app: str, receipt: Receipt) -> list[LeanplumCall]:
-        """Return calls about the item's user from its acceptance to its outcome, oldest first.
+        """Return the latest calls about the item's user until its outcome, oldest first.
 
         Only for keys that may read the audit; erased users have no calls.
         """
@@ -181,10 +182,8 @@ class FindPages:
             user_id=receipt.subject[1:] if receipt.subject[0] == "u" else None,
             device_id=receipt.subject[1:] if receipt.subject[0] == "d" else None,
         )
-        page = await self._audit.search(
-            visitor.caller, question, after=None, limit=CALLS, oldest_first=True
-        )
-        return [_call(number, orjson.loads(text)) for number, text in page.records]
+        page = await self._audit.search(visitor.caller, question, after=None, limit=CALLS)
+        return [_call(number, orjson.loads(text)) for number, text in reversed(page.records)]
 
 
 async def _find_pages(request: Request) -> FindPages:
@@ -245,6 +244,7 @@ async def show_receipt(
         explanation=explanation,
         waits=WAITS,
         words=words_of(receipt),
+        earlier=earlier_words(origin),
         calls=await find.calls(visitor, app, receipt),
         is_dead=receipt.status in DEAD and origin is not None and origin.keeps_content,
     )
@@ -252,10 +252,19 @@ async def show_receipt(
 
 def words_of(receipt: Receipt) -> str:
     """Return Leanplum's words about an item; "" if it said nothing."""
-    if receipt.leanplum_unreadable:
-        return "(encrypted with a key that is not configured here)"
-    said = receipt.leanplum or {}
-    return str(said.get("error") or said.get("warning") or "")
+    return UNREADABLE if receipt.leanplum_unreadable else _words(receipt.leanplum or {})
+
+
+def earlier_words(origin: Origin | None) -> list[tuple[int, str]]:
+    """Return the times of attempts after which the item was sent again, and Leanplum's words."""
+    earlier = () if origin is None else origin.earlier
+    return [
+        (each.at, UNREADABLE if each.answer is None else _words(each.answer)) for each in earlier
+    ]
+
+
+def _words(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("error") or answer.get("warning") or "")
 
 
 def _call(number: int, record: dict[str, Any]) -> LeanplumCall:

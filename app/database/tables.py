@@ -94,6 +94,8 @@ items = Table(
     # The number of the last replay that sent it again, as `sequence.replays` counts
     Column("replay", BigInteger),
     Column("event", Text),  # the name of its event or state
+    # Leanplum's answers to earlier attempts (`outbox/earlier_answers.py`)
+    Column("earlier", Text),
 )
 
 

@@ -1,7 +1,9 @@
 """Leanplum's texts without the values of the items that they are about. Pure.
 
 A text of Leanplum's may repeat what was sent (fact sheet §9). It is stored, logged, and shown in
-receipts, dead letters, the console and commands, where no attribute value may be.
+receipts, dead letters, the console and commands, where no attribute value may be. Ids of users are
+replaced, too: a text about a whole call is stored with the items of several users, and an erasure
+of one of them would not find it.
 """
 
 import re
@@ -18,8 +20,8 @@ REDACTED = "…"
 # A shorter value may be part of any word, so it is replaced only where it is a word of its own.
 LEAST_CHARACTERS = 3
 MOST_CHARACTERS = 500  # of a text
-# Texts of an item that are no values of attributes or parameters: they name what it is about.
-NAMES = frozenset({"userId", "newUserId", "deviceId", "event", "state", "currencyCode"})
+# Texts of an item that are no values of attributes or parameters, nor an id of a user or a device
+NAMES = frozenset({"event", "state", "currencyCode"})
 STATUS_PREFIX = re.compile(r"HTTP \d{3}")  # ours, before Leanplum's words (`replies.py`)
 
 
@@ -69,7 +71,7 @@ def _pattern(value: str) -> str:
 
 
 def _values(bodies: Iterable[str]) -> Iterator[str]:
-    """Yield the texts and numbers of items, except what names the item, its user and its event."""
+    """Yield the texts and numbers of items, except the names of events and states."""
     for body in bodies:
         try:
             fields = orjson.loads(body)

@@ -21,13 +21,14 @@ from app.database.tables import item_ids as given_ids
 from app.database.writer import Writer
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, ERASES, Receipt, Status
-from app.outbox import erasure
+from app.outbox import earlier_answers, erasure
 from app.outbox.dead_letter_groups import (
     SCANNED,
     DeadLetterGroups,
     find_groups,
     reason_of_receipt,
 )
+from app.outbox.earlier_answers import LINE_END
 from app.outbox.receipts import receipt, receipts_of
 
 T = TypeVar("T")
@@ -38,7 +39,8 @@ MakeRecord = Callable[[int], tuple[int, str]]
 IS_DEAD = "settled_at IS NOT NULL AND body IS NOT NULL"
 REPLAY = f"""
 UPDATE items SET status = 'accepted', attempts = 0, settled_at = NULL, next_attempt_at = NULL,
-       leanplum = NULL, replayed_at = ?, replay = (SELECT replays + 1 FROM sequence)
+       leanplum = NULL, earlier = {earlier_answers.REPLAYED}, replayed_at = ?,
+       replay = (SELECT replays + 1 FROM sequence)
 WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}} RETURNING seq
 """
 DISCARD = f"UPDATE items SET body = NULL WHERE {IS_DEAD} AND seq IN {{seqs}}{{also}} RETURNING seq"
@@ -318,7 +320,8 @@ class Replay:
         Deliverers notice it by the count of replays, since these items lie behind their position.
         """
         changed = [
-            _change(cursor, REPLAY, (write.now,), write.seqs, write.which) for write in writes
+            _change(cursor, REPLAY, (LINE_END, write.now), write.seqs, write.which)
+            for write in writes
         ]
         records.insert(cursor, writes[0].macs, list(_records(writes, changed)))
         cursor.execute("UPDATE sequence SET replays = replays + 1")

@@ -36,7 +36,7 @@ ON CONFLICT (alias) DO UPDATE SET erased_at = excluded.erased_at, until = exclud
 """
 REDACTED = "Leanplum's text named the user, who was erased."
 # The lane goes too: it is a hash without a key, so a list of ids would tell whose it is.
-ANONYMIZE = "UPDATE items SET subject = ?, lane = 0, event = NULL WHERE seq = ?"
+ANONYMIZE = "UPDATE items SET subject = ?, lane = 0, event = NULL, earlier = NULL WHERE seq = ?"
 SELECT_SEQS = """
 SELECT i.subject, i.seq FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
 WHERE a.app = ? AND i.subject IN {subjects}

@@ -21,7 +21,7 @@ from app.audit import records
 from app.database.driver import Cursor
 from app.ids import SHARDS
 from app.model import Lease, Status
-from app.outbox import logins, user_lock_rows
+from app.outbox import earlier_answers, logins, user_lock_rows
 from app.outbox.settle import ItemChange, apply_changes, forget
 
 RENEW = """
@@ -186,6 +186,7 @@ class RenewLeases:
                 attempts=1,
                 leanplum=NO_ANSWER,
                 keeps_body=item.seq not in last_tries,
+                earlier="" if due is None else earlier_answers.line(self.now, NO_ANSWER),
             )
         return changes
 

@@ -70,7 +70,10 @@ INSERT INTO logins (lane, seq) SELECT {LAST_TRY}, v.seq FROM {{rows}} AS v WHERE
 ON CONFLICT DO NOTHING
 """
 MARKED = f"SELECT seq FROM logins WHERE lane = {LAST_TRY} AND seq IN {{seqs}}"
-GIVE_UP = "UPDATE items SET body = NULL, leanplum = v.said FROM {rows} AS v WHERE items.seq = v.seq"
+GIVE_UP = """
+UPDATE items SET body = NULL, leanplum = v.said, earlier = NULL
+FROM {rows} AS v WHERE items.seq = v.seq
+"""
 GIVEN_UP = {"success": False, "error": "Not sent again: a user whom it names was erased."}
 FORGET = """
 DELETE FROM logins WHERE lane = ? AND NOT EXISTS (

@@ -476,7 +476,7 @@ class Outbox:
 
     async def origin(self, receipt: Receipt) -> receipts.Origin | None:
         """Return where an item came from; None if it was removed meanwhile."""
-        return await self._read(partial(receipts.find_origin, receipt=receipt))
+        return await self._read(partial(receipts.find_origin, receipt=receipt, cipher=self._cipher))
 
     async def search_receipts(self, wanted: ReceiptSearch) -> ReceiptPage:
         """Return a page of receipts, newest first. Raises StorageUnavailable."""

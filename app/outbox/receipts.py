@@ -1,6 +1,6 @@
 """Receipts of items, and the reasons why items wait, as read from the database."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -10,8 +10,9 @@ from app import ids
 from app.database.tables import acceptances, attempts, item_ids, items
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, Receipt, Status
-from app.outbox import delivery_states, logins
+from app.outbox import delivery_states, earlier_answers, logins
 from app.outbox.delivery_states import DeliveryState
+from app.outbox.earlier_answers import EarlierAnswer
 
 # The columns of a receipt's row, and the query for such rows
 COLUMNS = (
@@ -47,7 +48,7 @@ def find(connection: Connection, app: str, item_id: str, cipher: BodyCipher) -> 
 
 def receipts_of(app: str) -> Select[tuple[object, ...]]:
     """Return the query for the rows of receipts of one app."""
-    columns = [column for column in items.c if column.name != "body"]
+    columns = [column for column in items.c if column.name not in {"body", "earlier"}]
     query = select(*columns, acceptances.c.prefix, acceptances.c.app, acceptances.c.accepted_at)
     return query.join(acceptances, acceptances.c.first_seq == items.c.acceptance).where(
         acceptances.c.app == app
@@ -86,7 +87,8 @@ class Origin(NamedTuple):
     """Where an item came from, and what is known of it besides its receipt.
 
     Times are in milliseconds. `sent_at`: when the attempt began that is open now. `keeps_content`:
-    the item can be sent again.
+    the item can be sent again. `earlier`: Leanplum's answers to attempts
+    after which it was, or is, sent again.
     """
 
     key_id: str
@@ -94,9 +96,10 @@ class Origin(NamedTuple):
     replayed_at: int | None
     sent_at: int | None
     keeps_content: bool
+    earlier: Sequence[EarlierAnswer]
 
 
-def find_origin(connection: Connection, receipt: Receipt) -> Origin | None:
+def find_origin(connection: Connection, receipt: Receipt, cipher: BodyCipher) -> Origin | None:
     """Return where an item came from; None if it was removed meanwhile."""
     row = connection.execute(
         select(
@@ -104,17 +107,26 @@ def find_origin(connection: Connection, receipt: Receipt) -> Origin | None:
             acceptances.c.request_id,
             items.c.replayed_at,
             items.c.body.isnot(None),
+            acceptances.c.app,
+            items.c.earlier,
         )
         .join(acceptances, acceptances.c.first_seq == items.c.acceptance)
         .where(items.c.seq == receipt.seq)
     ).first()
     if row is None:
         return None
-    key_id, request_id, replayed_at, keeps_content = row
+    key_id, request_id, replayed_at, keeps_content, app, earlier = row
     # There are no more open attempts than calls in flight.
     opened = connection.execute(select(attempts.c.started_at, attempts.c["items"])).all()
     sent_at = [began for began, seqs in opened if receipt.seq in orjson.loads(seqs)]
-    return Origin(key_id, request_id, replayed_at, max(sent_at, default=None), bool(keeps_content))
+    return Origin(
+        key_id=key_id,
+        request_id=request_id,
+        replayed_at=replayed_at,
+        sent_at=max(sent_at, default=None),
+        keeps_content=bool(keeps_content),
+        earlier=earlier_answers.read(earlier, cipher, app, receipt.seq),
+    )
 
 
 class Waits(NamedTuple):

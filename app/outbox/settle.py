@@ -12,7 +12,7 @@ from app.database.driver import Cursor
 from app.database.writer import insert_rows
 from app.encryption import BodyCipher, answer_context
 from app.model import DEAD, CallRecord, Postponed, Settled, Status, Verdict, count_by_status
-from app.outbox import logins, user_lock_rows
+from app.outbox import earlier_answers, logins, user_lock_rows
 from app.outbox.erasure import anonymize, redact
 
 # One statement for all items of all calls that settle together, whatever their number: each
@@ -25,7 +25,7 @@ WHERE seq IN {seqs}
 OTHERWISE = """
 UPDATE items SET status = v.status, settled_at = v.settled_at, next_attempt_at = v.due,
        attempts = attempts + v.counts, leanplum = v.leanplum,
-       body = CASE WHEN v.keeps = 1 THEN body END
+       body = CASE WHEN v.keeps = 1 THEN body END, earlier = {earlier}
 FROM {rows} AS v WHERE items.seq = v.seq
 """
 CLOSE = "DELETE FROM attempts WHERE id IN {ids} RETURNING id"
@@ -50,6 +50,7 @@ class ItemChange(NamedTuple):
     attempts: int  # to add
     leanplum: str | None  # what Leanplum said, as it is stored
     keeps_body: bool
+    earlier: str = ""  # the answer to an attempt that is not the last, as it is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +274,9 @@ class Settle:
                 case Postponed(status, wait, said, counts):
                     due = at + int(wait * 1000)
                     stored = self._encrypted(seq, said)
-                    otherwise.append(ItemChange(seq, status, None, due, int(counts), stored, True))
+                    kept = earlier_answers.line(at, stored)
+                    change = ItemChange(seq, status, None, due, int(counts), stored, True, kept)
+                    otherwise.append(change)
         return otherwise
 
     def _less_last_tries(self, cursor: Cursor, changes: list[ItemChange]) -> list[ItemChange]:
@@ -326,10 +329,11 @@ def apply_changes(cursor: Cursor, changes: Sequence[ItemChange]) -> int:
         counts="bigint",
         leanplum="text",
         keeps="bigint",
+        earlier="text",
     )
     # No database casts a JSON boolean to an integer.
-    values = [(*change[:-1], int(change.keeps_body)) for change in changes]
-    cursor.execute(OTHERWISE.format(rows=rows), (_text(values),))
+    values = [(*change[:-2], int(change.keeps_body), change.earlier) for change in changes]
+    cursor.execute(OTHERWISE.format(rows=rows, earlier=earlier_answers.APPENDED), (_text(values),))
     return cursor.rowcount
 
 

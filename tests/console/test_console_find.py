@@ -109,6 +109,7 @@ def test_the_history_of_an_item_has_all_that_happened(
             request_id,
             "503",
             "200",
+            "HTTP 503",
             "Leanplum refused it for good",
         ):
             assert words in text, words

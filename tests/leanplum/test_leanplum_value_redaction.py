@@ -28,13 +28,13 @@ def item(seq: int = 1, fields: Any = FIELDS) -> Item:
         ("Invalid value alice@example.com.", "Invalid value …."),
         ("golden tier and secret note", "… and …"),
         ("4711 is more than 12.75", "… is more than …"),
-        ("User ann: no Purchase in EUR", "User ann: no Purchase in EUR"),
+        ("User ann: no Purchase in EUR", "User …: no Purchase in EUR"),
         ("XL is short, XLS is another word", "… is short, XLS is another word"),
         ("7 of 77", "… of 77"),
         ("HTTP 503", "HTTP 503"),
     ],
 )
-def test_the_values_of_an_item_are_replaced_and_what_names_it_stays(
+def test_the_values_and_the_user_of_an_item_are_replaced_and_its_event_stays(
     text: str, expected: str
 ) -> None:
     assert redact_values(text, [item().body]) == expected

@@ -59,6 +59,7 @@ def _create_queue() -> None:
         sa.Column("notes", sa.Text),
         sa.Column("replay", sa.BigInteger),
         sa.Column("event", sa.Text),
+        sa.Column("earlier", sa.Text),
     )
     waiting, settled = "settled_at IS NULL", "settled_at IS NOT NULL"
     _create_index("items_waiting", "items", ["seq", "caller", "lane", "settled_at"], waiting)

@@ -1,0 +1,56 @@
+"""Leanplum's answers to attempts after which an item was sent again: how they are kept.
+
+They are lines in a column of the item, each with its time and the answer as it is stored, so that
+writing one reads nothing. Only attempts that are repeated cost anything.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from app.encryption import BodyCipher, answer_context
+from app.model import ENCRYPTED_PREFIX
+
+MAX_CHARACTERS = 2_000  # of an item; of more the oldest are removed
+# The column with the line of a change `v`; the first line may then be a part of one
+APPENDED = f"""CASE WHEN v.earlier = '' THEN items.earlier
+  WHEN length(coalesce(items.earlier, '')) <= {MAX_CHARACTERS}
+    THEN coalesce(items.earlier, '') || v.earlier
+  ELSE substr(items.earlier, length(items.earlier) - {MAX_CHARACTERS} + 1) || v.earlier END"""
+# The column with the answer to a dead letter that is sent again; the parameter is a line's end
+REPLAYED = """CASE WHEN leanplum IS NULL THEN earlier
+  ELSE coalesce(earlier, '') || settled_at || ' ' || leanplum || ? END"""
+LINE_END = "\n"
+LINE = re.compile(r"(\d{13}) (.+)")
+
+
+class EarlierAnswer(NamedTuple):
+    """Leanplum's answer to an attempt; `answer` is None if it can't be decrypted.
+
+    `at`: when the attempt ended, in milliseconds.
+    """
+
+    at: int
+    answer: dict[str, Any] | None
+
+
+def line(at: int, stored: str | None) -> str:
+    """Return the line of an answer as it is stored; "" without one."""
+    return "" if stored is None else f"{at} {stored}{LINE_END}"
+
+
+def read(text: str | None, cipher: BodyCipher, app: str, seq: int) -> Sequence[EarlierAnswer]:
+    """Return the answers in an item's column, oldest first."""
+    lines = [LINE.fullmatch(each) for each in (text or "").split(LINE_END)]
+    context = answer_context(app, seq)
+    return [
+        EarlierAnswer(int(found[1]), _answer(cipher.decrypt(found[2], context)))
+        for found in lines
+        if found is not None
+    ]
+
+
+def _answer(text: str) -> dict[str, Any] | None:
+    return None if text[:1] == ENCRYPTED_PREFIX else orjson.loads(text)
