@@ -27,7 +27,7 @@ LINE = re.compile(r"(\d{13}) (.+)")
 
 
 class EarlierAnswer(NamedTuple):
-    """Leanplum's answer to an attempt; `answer` is None if it can't be decrypted.
+    """Leanplum's answer to an attempt; `answer` is None if it cannot be decrypted.
 
     `at`: when the attempt ended, in milliseconds.
     """

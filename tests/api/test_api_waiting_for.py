@@ -92,9 +92,9 @@ def test_a_receipt_says_until_when_a_retry_waits_and_what_waits_behind_it(
         assert listed(talk) == reasons
         assert send(talk, "second")["waitingFor"] == behind["waitingFor"], "sent again"
         url = f"sqlite:///{path}"
-        found = ended(tmp_path, "receipts", "find", "--json", GATEWAY_DATABASE_URL=url)
+        command = ended(tmp_path, "receipts", "find", "--json", GATEWAY_DATABASE_URL=url)
         assert {
-            each["id"]: each["waitingFor"]["reason"] for each in json.loads(found.stdout)
+            each["id"]: each["waitingFor"]["reason"] for each in json.loads(command.stdout)
         } == reasons
 
 
