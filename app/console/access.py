@@ -147,7 +147,7 @@ class ConsoleAccess:
         return caller
 
     async def sign_in(self, request: Request, operation: str) -> str:
-        """Begin a session for the key in the form, whatever session there was; return its id.
+        """Begin a session for the key in the form, and end the one before; return its id.
 
         Raises Unauthorized, RateLimited, Forbidden, and what `read_form` raises. Failures count
         for the address, as everywhere.
@@ -163,7 +163,12 @@ class ConsoleAccess:
         caller = await self._authenticator.enter_without_app(context, Scope.CONSOLE_READ)
         with transaction_record(context) as record:
             text = record.make({}, status=303)
-            return await self.sessions.begin(caller.key_id, key_format.digest(key), text)
+            return await self.sessions.begin(
+                caller.key_id,
+                key_format.digest(key),
+                text,
+                replaced_id=request.cookies.get(COOKIE, ""),
+            )
 
     async def sign_out(self, visitor: Visitor) -> None:
         """End the visitor's session, on all processes."""

@@ -79,17 +79,22 @@ def form_token(session_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BeginSession:
-    """The write that stores a session with the audit record of the sign-in."""
+    """The write that stores a session with the audit record of the sign-in.
+
+    `replaced`: the hash of the session that the browser had before, which ends.
+    """
 
     session: Session
+    replaced: bytes
     record: Record
     macs: records.AuditMacs
-    rows: int = 2
+    rows: int = 3
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["BeginSession"]) -> Sequence[None]:
         """Store the sessions."""
         for write in writes:
+            cursor.execute(END, (write.replaced,))
             cursor.execute(INSERT, tuple(write.session))
             records.insert(cursor, write.macs, [write.record])
         return [None] * len(writes)
@@ -161,12 +166,15 @@ class SessionStore:
         self._mac_key = derive_key(root_key, MAC_KEY)
         self.durations, self._clock = durations, clock
 
-    async def begin(self, key_id: str, secret: bytes, record: Record) -> str:
-        """Store a new session of a key, with its audit record; return the session's id."""
+    async def begin(self, key_id: str, secret: bytes, record: Record, *, replaced_id: str) -> str:
+        """Store a new session of a key, with its audit record; return the session's id.
+
+        `replaced_id` is the id of the browser's session until now, if any, which ends.
+        """
         session_id, now = secrets.token_urlsafe(ID_BYTES), self._clock()
         session = Session(hash_of(session_id), key_id, secret, now, now, self._end(now, now))
         session = session._replace(mac=self._mac(session))
-        await self._writer.write(BeginSession(session, record, self._macs))
+        await self._writer.write(BeginSession(session, hash_of(replaced_id), record, self._macs))
         return session_id
 
     async def find(self, session_id: str) -> Session | None:

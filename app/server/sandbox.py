@@ -51,7 +51,7 @@ def sandbox(overrides: dict[str, Any], *, reset: bool = False) -> None:
             empty_database(settings.gateway_database_url)
         key = sandbox_key(settings)
         url = _show_url(listener, settings.gateway_root_path)
-        welcome = _welcome(url, key, simulator.url, settings.gateway_database_url)
+        welcome = _welcome(url, key, simulator.url, settings)
         serve(settings, listener=listener, on_listening=lambda: print(welcome, flush=True))
 
 
@@ -117,7 +117,10 @@ def _show_url(listener: socket.socket, path: str) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
 
 
-def _welcome(url: str, key: str, simulator: str, database_url: str) -> str:
+def _welcome(url: str, key: str, simulator: str, settings: Settings) -> str:
+    given = settings.gateway_bootstrap_key
+    is_given = given is not None and key == given.get_secret_value()
+    key_origin = "GATEWAY_BOOTSTRAP_KEY" if is_given else "new at each start"
     # A user whom nobody has used: no earlier erasure, block or waiting item is in the way
     event = (
         f'{{"userId":"user-{secrets.token_hex(3)}","event":"Purchase","value":9.99,'
@@ -134,8 +137,8 @@ The gateway's sandbox: everything is real except Leanplum, which is a simulator 
   API pages   {url}/docs
   Simulator   {simulator}/_simulator/requests   (what Leanplum would have received)
   Faults      {simulator}/_simulator/faults   (what can go wrong, with a command for each)
-  Database    {mask_url(database_url)}   (--reset empties it)
-  Your key    {key}   (new at each start)
+  Database    {mask_url(settings.gateway_database_url)}   (--reset empties it)
+  Your key    {key}   ({key_origin})
 
 Post a purchase and see it delivered:
 

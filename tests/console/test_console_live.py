@@ -81,6 +81,17 @@ def test_the_stream_follows_the_filters_of_the_page(site: Site) -> None:
         assert "user-3" not in "".join(lines_until(lines, "user-4"))
 
 
+def test_the_stream_says_where_its_filters_could_not_see_all(site: Site) -> None:
+    with streaming(site, site.sign_in(), "event=Wanted") as lines:
+        lines_until(lines, "retry: ")
+        until(lambda: site.app.handlers.live.follows)
+        item = {"action": "track", "userId": "user-5", "event": "Other"}
+        body = {"items": [item] * 60}
+        headers = {**site.headers(), "X-Leanplum-App": "one"}
+        httpx.post(f"{site.url}/v1/batch", json=body, headers=headers).raise_for_status()
+        assert "user-5" not in "".join(lines_until(lines, "Others were left out here"))
+
+
 def test_a_stream_ends_within_a_second_of_its_key_s_revocation(site: Site) -> None:
     key_id, key = site.make_key("receipts:read")
     with streaming(site, site.sign_in(key)) as lines:

@@ -74,6 +74,22 @@ def test_each_sign_in_begins_a_new_session_whatever_cookie_came(gateway: Talk) -
     assert fixed.get().status_code == 303
 
 
+def test_signing_in_again_ends_the_session_before_on_the_server(gateway: Talk) -> None:
+    visitor, elsewhere = signed_in(gateway), signed_in(gateway)
+    before = visitor.cookie
+    visitor.sign_in()
+    old = ConsoleVisitor(gateway)
+    old.cookie = before
+    assert old.get().status_code == 303
+    assert visitor.get().status_code == elsewhere.get().status_code == 200
+
+
+def test_a_refused_sign_in_leaves_the_session_as_it_is(gateway: Talk) -> None:
+    visitor = signed_in(gateway)
+    assert visitor.sign_in(UNKNOWN).status_code == 401
+    assert visitor.get().status_code == 200
+
+
 def test_signing_out_ends_the_session_on_the_server(gateway: Talk) -> None:
     visitor = signed_in(gateway)
     cookie = visitor.cookie

@@ -183,6 +183,10 @@ def test_after_a_start_the_newly_printed_command_delivers(
         first.gateway.process.wait(timeout=30)
     with sandbox(tmp_path, **chosen) as second:
         assert second.facts["Database"] == first.facts["Database"]
+        for each in (first, second):
+            origin = "GATEWAY_BOOTSTRAP_KEY" if each.key == bootstrap_key else "new at each start"
+            assert each.notes["Your key"] == f"({origin})"
+        assert (first.key == bootstrap_key) == (bootstrap_key is not None)
         assert second.example()["status"] == "delivered"
 
 

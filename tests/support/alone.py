@@ -30,8 +30,8 @@ def first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
 class Turns:
     """The lock of one worker, behind a gate that is shut while a timed test waits for its turn."""
 
-    def __init__(self) -> None:
-        self._lock, self._gate = LOCKED.open("rb"), GATE.open("rb")
+    def __init__(self, locked: Path = LOCKED, gate: Path = GATE) -> None:
+        self._lock, self._gate = locked.open("rb"), gate.open("rb")
         self._is_held = False
 
     @contextmanager
@@ -45,6 +45,11 @@ class Turns:
             self._is_held = is_timed(item) and is_timed(following)
             if not self._is_held:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the files, which gives up what is held."""
+        self._lock.close()
+        self._gate.close()
 
     def _take(self, kind: int) -> None:
         fcntl.flock(self._gate, kind)

@@ -21,7 +21,9 @@ NO_LEANPLUM: dict[str, str | None] = {
 # Without the key and the database that other tests choose
 ITS_OWN: dict[str, str | None] = {"GATEWAY_BOOTSTRAP_KEY": None, "GATEWAY_DATABASE_URL": None}
 QUICK = {"GATEWAY_RETRY_MAX_SECONDS": "0.2"}
-FACT = re.compile(r"^  (Console|API pages|Simulator|Faults|Database|Your key) +(\S+)", re.MULTILINE)
+FACT = re.compile(
+    r"^  (Console|API pages|Simulator|Faults|Database|Your key) +(\S+)(.*)", re.MULTILINE
+)
 
 
 class Sandbox:
@@ -29,7 +31,9 @@ class Sandbox:
 
     def __init__(self, gateway: Process, printed: str) -> None:
         self.gateway, self.printed = gateway, printed
-        self.facts = dict(FACT.findall(printed))
+        found = FACT.findall(printed)
+        self.facts = {name: fact for name, fact, _ in found}
+        self.notes = {name: note.strip() for name, _, note in found}
         self.key = self.facts["Your key"]
         self.simulator = self.facts["Faults"].removesuffix("/_simulator/faults")
         lines = map(str.strip, printed.splitlines())
