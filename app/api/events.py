@@ -154,10 +154,11 @@ class ItemHandler:
             raise NotFound(
                 "The item was accepted, but its receipt is older than the deduplication window."
             )
-        explained = await self._receipts.explain(app.name, receipt)
-        document = receipt_document(
-            receipt, removed, explained.get(receipt.seq), prefix=context.prefix
-        )
+        explanation = None
+        if wait is not None:
+            explained = await self._receipts.explain(app.name, receipt)
+            explanation = explained.get(receipt.seq)
+        document = receipt_document(receipt, removed, explanation, prefix=context.prefix)
         duplicate = kind == "duplicate"
         if duplicate:
             document["duplicate"] = True

@@ -28,6 +28,7 @@ receipts_cli = typer.Typer(help="Find items and show what became of them.", no_a
 
 HEADER = ("ACCEPTED", "STATUS", "APP", "ACTION", "EVENT", "USER", "ID", "LEANPLUM")
 PAGE = 500
+EXPLAINED = 1_000  # receipts of which it is looked up why they wait
 ItemId = Annotated[str, typer.Argument(help="The id of the item: yours, or the gateway's")]
 
 
@@ -105,14 +106,14 @@ def _search(settings: "Settings", which: "ItemFilter", limit: int) -> list[dict[
         of_each = [_search_app(connection, name, which, limit, cipher) for name in sorted(names)]
         newest = list(islice(merge(*of_each, key=lambda found: -found[0].seq), limit))
         of_app: dict[str, list[Receipt]] = defaultdict(list)
-        for receipt, name in newest:
+        for receipt, name in newest[:EXPLAINED]:
             of_app[name].append(receipt)
         explained = {
             name: explain_all(found, find_waits(connection, name, found))
             for name, found in of_app.items()
         }
         return [
-            _document(settings, name, receipt, explained[name].get(receipt.seq))
+            _document(settings, name, receipt, explained.get(name, {}).get(receipt.seq))
             for receipt, name in newest
         ]
 
@@ -146,9 +147,13 @@ def _document(
 
 
 def _row(document: dict[str, Any]) -> tuple[str, ...]:
-    columns = [document[name] for name in ("acceptedAt", "status", "app", "action")]
+    accepted, status, app, action = (
+        document[name] for name in ("acceptedAt", "status", "app", "action")
+    )
+    if "waitingFor" in document:
+        status = f"{status} ({document['waitingFor']['reason']})"
     event, user = document.get("event", "-"), user_or_device(document)
-    return (*columns, event, user, document["id"], leanplum_words(document))
+    return accepted, status, app, action, event, user, document["id"], leanplum_words(document)
 
 
 def receipt_fields(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

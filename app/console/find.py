@@ -25,6 +25,7 @@ FIND, RECEIPT = "/console/find", "/console/find/receipt"
 PAGE = 50
 MAX_TEXT = 500
 CALLS = 20  # calls to Leanplum that the history of an item shows, the latest
+MOST_PAGES = 10  # of the audit log that are looked at for them, of 50,000 records each
 AFTER_MS = 1  # the record of a call has the time of the item's outcome, or an earlier one
 LEANPLUM_CALL = "leanplum multi"
 UNREADABLE = "(encrypted with a key that is not configured here)"
@@ -41,10 +42,10 @@ WAITS = {
 }
 SHORT_WAITS = {
     "app-held": "the app is held",
-    "earlier-item": "for an earlier item of the user",
+    "earlier-item": "an earlier item comes first",
     "circuit-open": "calls to Leanplum fail",
-    "rate": "for the rate of calls",
-    "retry": "for the next try",
+    "rate": "the rate of calls is used up",
+    "retry": "the next try is later",
 }
 router = console_router()
 
@@ -182,8 +183,16 @@ class FindPages:
             user_id=receipt.subject[1:] if receipt.subject[0] == "u" else None,
             device_id=receipt.subject[1:] if receipt.subject[0] == "d" else None,
         )
-        page = await self._audit.search(visitor.caller, question, after=None, limit=CALLS)
-        return [_call(number, orjson.loads(text)) for number, text in reversed(page.records)]
+        found, after = list[tuple[int, str]](), None
+        for _ in range(MOST_PAGES):
+            page = await self._audit.search(
+                visitor.caller, question, after=after, limit=CALLS - len(found)
+            )
+            found += page.records
+            after = page.next_after
+            if after is None or len(found) == CALLS:
+                break
+        return [_call(number, orjson.loads(text)) for number, text in reversed(found)]
 
 
 async def _find_pages(request: Request) -> FindPages:

@@ -92,7 +92,7 @@ class BeginSession:
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["BeginSession"]) -> Sequence[None]:
-        """Store the sessions."""
+        """Store the sessions, and end those that they replace."""
         for write in writes:
             cursor.execute(END, (write.replaced,))
             cursor.execute(INSERT, tuple(write.session))

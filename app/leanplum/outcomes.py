@@ -20,6 +20,7 @@ THROTTLE_TEXTS = ("concurrent requests", "rate limit exceeded", "too many reques
 NOT_DONE_TEXTS = ("skipped", "not found")
 DONE_TEXTS = ("rewriting timestamp", "anomaly detected")
 NO_REASON = "Leanplum gave no reason"
+MAX_MESSAGE = 5_000  # characters; what is stored of it is shorter (`value_redaction.py`)
 # Fields by which Leanplum moves SDKs to another host
 REDIRECTS = frozenset({"apiHost", "apiPath", "devServerHost"})
 HOSTS = REDIRECTS | {"uploadUrl"}  # all fields that name a host; no caller gets them
@@ -80,7 +81,7 @@ def message_of(entry: dict[str, Any], field: str) -> str | None:
     if value is None or value is False:
         return None
     message = value.get("message") if isinstance(value, dict) else value
-    return str(message) if message else "(no message)"
+    return str(message)[:MAX_MESSAGE] if message else "(no message)"
 
 
 def is_throttle(message: str) -> bool:

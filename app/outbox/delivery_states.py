@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.clock import now_ms
-from app.database.driver import DIALECTS
+from app.database.driver import DIALECTS, read_rows
 
 OWNERS = "SELECT shard, owner FROM leases"
 OF_ALL = "SELECT id, states FROM deliverers WHERE expires_at >= ?"
@@ -49,7 +49,8 @@ def parse(text: str | None) -> dict[str, DeliveryState]:
 def of_lanes(connection: Connection, app: str, lanes: Iterable[int]) -> dict[int, DeliveryState]:
     """Return for each lane the state of the deliverer that has it; lanes of none are left out."""
     states = of_all(connection)
-    by_shard = {shard: states.get(owner) for shard, owner in connection.exec_driver_sql(OWNERS)}
+    owners = read_rows(connection, "shard, owner", OWNERS, ())
+    by_shard = {shard: states.get(owner) for shard, owner in owners}
     owned = {lane: by_shard.get(ids.shard(lane)) for lane in lanes}
     return {
         lane: of_apps.get(app, DeliveryState())

@@ -13,15 +13,17 @@ import orjson
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX
 
-MAX_CHARACTERS = 2_000  # of an item; of more the oldest are removed
-# The column with the line of a change `v`; the first line may then be a part of one
-APPENDED = f"""CASE WHEN v.earlier = '' THEN items.earlier
-  WHEN length(coalesce(items.earlier, '')) <= {MAX_CHARACTERS}
-    THEN coalesce(items.earlier, '') || v.earlier
-  ELSE substr(items.earlier, length(items.earlier) - {MAX_CHARACTERS} + 1) || v.earlier END"""
+MAX_CHARACTERS = 2_000  # of one item; the oldest answers beyond that are removed
+# The last lines of the column. The first of them may be a part of one.
+_LAST = f"""CASE WHEN length(items.earlier) > {MAX_CHARACTERS}
+  THEN substr(items.earlier, length(items.earlier) - {MAX_CHARACTERS} + 1)
+  ELSE coalesce(items.earlier, '') END"""
+# The column with the line of a change `v`; NULL removes all lines
+APPENDED = f"""CASE WHEN v.earlier IS NULL THEN NULL
+  WHEN v.earlier = '' THEN items.earlier ELSE {_LAST} || v.earlier END"""
 # The column with the answer to a dead letter that is sent again; the parameter is a line's end
-REPLAYED = """CASE WHEN leanplum IS NULL THEN earlier
-  ELSE coalesce(earlier, '') || settled_at || ' ' || leanplum || ? END"""
+REPLAYED = f"""CASE WHEN leanplum IS NULL THEN earlier
+  ELSE {_LAST} || settled_at || ' ' || leanplum || ? END"""
 LINE_END = "\n"
 LINE = re.compile(r"(\d{13}) (.+)")
 
@@ -42,8 +44,11 @@ def line(at: int, stored: str | None) -> str:
 
 
 def read(text: str | None, cipher: BodyCipher, app: str, seq: int) -> Sequence[EarlierAnswer]:
-    """Return the answers in an item's column, oldest first."""
-    lines = [LINE.fullmatch(each) for each in (text or "").split(LINE_END)]
+    """Return the answers in an item's column, oldest first, without one of which a part is left."""
+    text = text or ""
+    if len(text) > MAX_CHARACTERS:
+        _, _, text = text.partition(LINE_END)
+    lines = [LINE.fullmatch(each) for each in text.split(LINE_END)]
     context = answer_context(app, seq)
     return [
         EarlierAnswer(int(found[1]), _answer(cipher.decrypt(found[2], context)))

@@ -172,12 +172,14 @@ class RenewLeases:
                 continue
             if item.action in self.unknown:
                 status, settled_at, due = Status.UNKNOWN, self.now, None
+                earlier = None if item.seq in last_tries else ""
             else:
                 status, settled_at, due = (
                     Status.RETRYING,
                     None,
                     self.now + user_lock_rows.OUTLIVES_MS,
                 )
+                earlier = earlier_answers.line(self.now, NO_ANSWER)
             changes[item.seq] = ItemChange(
                 seq=item.seq,
                 status=status,
@@ -186,7 +188,7 @@ class RenewLeases:
                 attempts=1,
                 leanplum=NO_ANSWER,
                 keeps_body=item.seq not in last_tries,
-                earlier="" if due is None else earlier_answers.line(self.now, NO_ANSWER),
+                earlier=earlier,
             )
         return changes
 

@@ -469,10 +469,10 @@ class Outbox:
         )
 
     async def waiting_for(
-        self, app: str, found: Collection[Receipt]
+        self, app: str, waiting: Collection[Receipt]
     ) -> Mapping[int, receipts.Waits]:
         """Return what items of `app` wait for, by number, as far as the database tells."""
-        return await self._read(partial(receipts.find_waits, app=app, found=found))
+        return await self._read(partial(receipts.find_waits, app=app, receipts=waiting))
 
     async def origin(self, receipt: Receipt) -> receipts.Origin | None:
         """Return where an item came from; None if it was removed meanwhile."""

@@ -1,12 +1,13 @@
 """Receipts of items, and the reasons why items wait, as read from the database."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection, Select, and_, select
 
 from app import ids
+from app.database.driver import DIALECTS, read_rows
 from app.database.tables import acceptances, attempts, item_ids, items
 from app.encryption import BodyCipher, answer_context
 from app.model import ENCRYPTED_PREFIX, Receipt, Status
@@ -24,8 +25,14 @@ SELECT i.seq, i.id, i.action, i.event, i.subject, i.status, i.attempts, i.next_a
        i.settled_at, i.leanplum, i.notes, a.prefix, a.app, a.accepted_at
 FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
 """
-# Items that are looked at for the reason why another one waits
-NEAREST_ITEMS = 2_000
+# Items that are looked at for the reason why another one waits: so many for each user of a page,
+# and for ten users at most
+NEAREST_ITEMS, MOST_WALKS = 2_000, 10
+FIRST_OF_LANES = """
+SELECT nearest.lane AS lane, min(nearest.seq) AS seq FROM (
+    SELECT seq, lane FROM items WHERE settled_at IS NULL AND seq < ? ORDER BY seq DESC LIMIT ?
+) AS nearest WHERE nearest.lane IN {lanes} GROUP BY nearest.lane
+"""
 
 
 def find(connection: Connection, app: str, item_id: str, cipher: BodyCipher) -> Receipt | None:
@@ -143,25 +150,22 @@ class Waits(NamedTuple):
     delivery: DeliveryState | None = None
 
 
-def find_waits(connection: Connection, app: str, found: Iterable[Receipt]) -> dict[int, Waits]:
-    """Return why those items of an app wait that do, by number, as far as the database tells.
+def find_waits(connection: Connection, app: str, receipts: Iterable[Receipt]) -> dict[int, Waits]:
+    """Return what each waiting item of an app waits for, by number, as far as the database tells.
 
-    Deliverers may be other processes. Only the oldest waiting items, and those just before each
-    user's first one, are looked at: a receipt must not cost a walk over a long queue.
+    Deliverers may be other processes. Only the oldest waiting items, and those just before the
+    newest of these, are looked at: a page must not cost a walk over a long queue.
     """
-    lanes = {each.seq: ids.lane(app, each.subject) for each in found if not each.settled}
+    lanes = {each.seq: ids.lane(app, each.subject) for each in receipts if not each.settled}
     if not lanes:
         return {}
     held_next, in_flight = _held_next(connection, app), _in_flight(connection)
-    first = dict[int, int]()  # of each lane
-    for seq in sorted(lanes, reverse=True):
-        first[lanes[seq]] = seq
-    deliveries = delivery_states.of_lanes(connection, app, first)
-    behind = {lane for lane, seq in first.items() if _waits_behind(connection, lane, seq)}
+    deliveries = delivery_states.of_lanes(connection, app, set(lanes.values()))
+    first = _first_of_lanes(connection, set(lanes.values()), max(lanes))
     return {
         seq: Waits(
             held_next=held_next,
-            behind=seq > first[lane] or lane in behind,
+            behind=first.get(lane, seq) < seq,
             in_flight=seq in in_flight,
             delivery=deliveries.get(lane),
         )
@@ -184,14 +188,15 @@ def _held_next(connection: Connection, app: str) -> int | None:
     return connection.execute(held).scalar()
 
 
-def _waits_behind(connection: Connection, lane: int, seq: int) -> bool:
-    """Return whether an item of the lane waits among those just before `seq`, or a login."""
-    before = select(items.c.lane).where(items.c.settled_at.is_(None), items.c.seq < seq)
-    nearest = before.order_by(items.c.seq.desc()).limit(NEAREST_ITEMS).subquery()
-    earlier = select(nearest.c.lane).where(nearest.c.lane == lane).limit(1)
-    return connection.execute(earlier).first() is not None or logins.waits_before(
-        connection, lane, seq
-    )
+def _first_of_lanes(connection: Connection, lanes: Set[int], newest: int) -> dict[int, int]:
+    """Return by lane the first waiting item that is just before `newest`, or the first login."""
+    dialect = DIALECTS[connection.dialect.name]
+    statement = FIRST_OF_LANES.format(lanes=dialect.values("bigint"))
+    values = newest, NEAREST_ITEMS * min(len(lanes), MOST_WALKS), orjson.dumps([*lanes]).decode()
+    first: dict[int, int] = dict(read_rows(connection, "lane, seq", statement, values))
+    for lane, seq in logins.first_waiting(connection, lanes).items():
+        first[lane] = min(seq, first.get(lane, seq))
+    return first
 
 
 def _in_flight(connection: Connection) -> set[int]:

@@ -50,7 +50,8 @@ class ItemChange(NamedTuple):
     attempts: int  # to add
     leanplum: str | None  # what Leanplum said, as it is stored
     keeps_body: bool
-    earlier: str = ""  # the answer to an attempt that is not the last, as it is kept
+    # The answer to an attempt that is not the last, as it is kept; None removes all earlier ones
+    earlier: str | None = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +292,7 @@ class Settle:
         for change in changes:
             if change.seq in ended:
                 stored = self._encrypted(change.seq, logins.GIVEN_UP)
-                change = change._replace(leanplum=stored, keeps_body=False)
+                change = change._replace(leanplum=stored, keeps_body=False, earlier=None)
             final.append(change)
         return final
 

@@ -63,7 +63,7 @@ class ReceiptService:
         """Return where an item came from; None if it was removed meanwhile."""
         return await self._outbox.origin(receipt)
 
-    async def explain(self, app: str, *found: Receipt) -> Explanations:
+    async def explain(self, app: str, *receipts: Receipt) -> Explanations:
         """Return why items of an app wait, as far as the database tells."""
-        waiting = [receipt for receipt in found if not receipt.settled]
+        waiting = [receipt for receipt in receipts if not receipt.settled]
         return explain_all(waiting, await self._outbox.waiting_for(app, waiting) if waiting else {})

@@ -28,9 +28,11 @@ class WaitExplanation:
 Explanations = Mapping[int, WaitExplanation]  # by the numbers of the items
 
 
-def explain_all(found: Iterable[Receipt], waits: Mapping[int, Waits]) -> Explanations:
-    """Return why those items wait of which something is known to stop them."""
-    explained = {each.seq: waiting_for(each, waits.get(each.seq, NOTHING_KNOWN)) for each in found}
+def explain_all(receipts: Iterable[Receipt], waits: Mapping[int, Waits]) -> Explanations:
+    """Return why items wait, by number; items that nothing is known to stop are left out."""
+    explained = {
+        each.seq: waiting_for(each, waits.get(each.seq, NOTHING_KNOWN)) for each in receipts
+    }
     return {seq: each for seq, each in explained.items() if each is not None}
 
 

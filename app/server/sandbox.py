@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hmac
 import secrets
 import socket
 from typing import Any
@@ -119,7 +120,7 @@ def _show_url(listener: socket.socket, path: str) -> str:
 
 def _welcome(url: str, key: str, simulator: str, settings: Settings) -> str:
     given = settings.gateway_bootstrap_key
-    is_given = given is not None and key == given.get_secret_value()
+    is_given = given is not None and hmac.compare_digest(key, given.get_secret_value())
     key_origin = "GATEWAY_BOOTSTRAP_KEY" if is_given else "new at each start"
     # A user whom nobody has used: no earlier erasure, block or waiting item is in the way
     event = (

@@ -3,12 +3,14 @@
 import pytest
 
 from app.encryption import NO_ENCRYPTION, BodyCipher
-from app.model import Postponed, Receipt, Settled, Status, Verdict
+from app.model import NewItem, Postponed, Receipt, Settled, Status, Verdict
 from app.outbox.dead_letters import DeadLetterFilter
-from app.outbox.earlier_answers import MAX_CHARACTERS, EarlierAnswer
+from app.outbox.earlier_answers import MAX_CHARACTERS, EarlierAnswer, line, read
 
-from .harness import Opened, track, with_outbox
+from .harness import Opened, gone, settle, track, with_outbox
 
+SAID = {"success": False, "error": "no"}
+LOGIN = NewItem("uold", "setUserAttributes", '{"newUserId":"ann","userId":"old"}', "a")
 ENCRYPTED = BodyCipher({"a": bytes(32)}, "a")
 
 
@@ -22,6 +24,13 @@ async def attempt(at: Opened, verdict: Verdict) -> None:
     (item,) = await at.waiting()
     assert await at.begin(f"t-{at.now}", [item])
     assert await at.outbox.settle(f"t-{at.now}", "default", [(item.seq, verdict)])
+
+
+async def one_item(at: Opened, status: Status) -> None:
+    """Settle the one item that waits and is no deletion."""
+    sent = [item for item in await at.waiting() if item.action != "deleteUser"]
+    assert await at.begin("last", sent)
+    assert await at.outbox.settle("last", "default", [(sent[0].seq, Settled(status, SAID))])
 
 
 async def receipt_of(at: Opened, item_id: str = "a") -> Receipt:
@@ -93,3 +102,81 @@ def test_an_answer_that_cannot_be_decrypted_is_said_to_be_so(database: str) -> N
         assert found == EarlierAnswer(found.at, None)
 
     with_outbox(database, body)
+
+
+def test_an_attempt_that_a_crash_left_open_is_one_of_them(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(track("ann", item_id="a"))
+        await at.begin("t", await at.waiting())
+        await at.outbox.renew("two", 60_000, ["one"], ())
+        ((_, error),) = await earlier(at)
+        assert error == "The gateway was stopped before Leanplum's answer came"
+
+    with_outbox(database, body)
+
+
+def test_a_deletion_that_was_delivered_keeps_none(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(gone(item_id="a"))
+        await attempt(at, again("first"))
+        assert len(await earlier(at)) == 1
+        at.now += 500
+        await settle(at, await at.waiting())
+        assert await earlier(at) == []
+
+    with_outbox(database, body)
+
+
+@pytest.mark.parametrize("status", [Status.REJECTED, Status.UNKNOWN])
+@pytest.mark.parametrize("dead_before", [True, False])
+def test_a_login_of_an_erased_user_that_is_a_dead_letter_keeps_none(
+    database: str, dead_before: bool, status: Status
+) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(LOGIN)
+        await attempt(at, again("User ann is bad"))
+        if dead_before:
+            await one_item(at, status)
+        await at.accept(gone("ann"))
+        if not dead_before:
+            await one_item(at, status)
+        assert await earlier(at) == []
+        assert (await receipt_of(at)).status is status
+
+    with_outbox(database, body)
+
+
+def test_a_login_of_an_erased_user_that_may_have_been_sent_keeps_none(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(LOGIN)
+        await attempt(at, again("User ann is bad"))
+        await at.begin("flying", await at.waiting(), "one")
+        await at.accept(gone("ann"))
+        await at.outbox.renew("two", 60_000, ["one"], ["setUserAttributes"])
+        assert (await receipt_of(at)).status is Status.UNKNOWN
+        assert await earlier(at) == []
+
+    with_outbox(database, body)
+
+
+def test_answers_to_replays_are_bounded_as_well(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(track("ann", item_id="a"))
+        for number in range(12):
+            said = {"success": False, "error": f"number {number} {'x' * 500}"}
+            await attempt(at, Settled(Status.REJECTED, said))
+            await at.outbox.dead_letters.replay("default", DeadLetterFilter(), lambda n: (0, "{}"))
+        errors = [str(error)[:9].strip() for _, error in await earlier(at)]
+        assert errors[-1] == "number 11"
+        assert len(str(at.one("SELECT earlier FROM items"))) < MAX_CHARACTERS + 700
+
+    with_outbox(database, body)
+
+
+def test_a_part_of_an_answer_that_looks_like_one_is_left_out() -> None:
+    part = '1712345678901 is too old"}\n'
+    whole = "".join(line(1_712_345_678_902, '{"error":"no"}') for _ in range(80))
+    assert len(part + whole) > MAX_CHARACTERS
+    found = read(part + whole, NO_ENCRYPTION, "default", 1)
+    assert {answer.answer["error"] for answer in found if answer.answer} == {"no"}
+    assert len(found) == 80
