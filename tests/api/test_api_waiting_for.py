@@ -156,7 +156,7 @@ def test_an_item_that_is_being_sent_waits_for_nothing(
         send(talk, "behind")
         until(lambda: talk.rows("SELECT 1 FROM attempts") != [])
         assert reason(talk, "sent") is None
-        assert listed(talk) == {"behind": "earlier-item", "sent": None}
+        assert listed(talk)["sent"] is None
 
 
 def test_a_receipt_that_is_settled_or_just_accepted_waits_for_nothing(
