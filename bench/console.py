@@ -5,6 +5,7 @@ two live pages, and with none; each pair of slices gives a ratio.
 """
 
 import http.client
+import re
 import socket
 import sys
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from urllib.parse import urlencode, urlsplit
+from urllib.request import urlopen
 
 from bench.__main__ import ROOT, scratch_folder
 from bench.bodies import BATCH, EVENT, Traffic
@@ -24,6 +26,8 @@ from bench.plan import QUICK
 from bench.stage import Stage
 
 TABS = ("/console/stream", "/console/live/stream", "/console/live/stream?kind=accepted")
+CALLED = re.compile(r"^leanplum_gateway_leanplum_calls_total", re.MULTILINE)
+QUEUED = re.compile(r"^leanplum_gateway_queued_items (\S+)$", re.MULTILINE)
 CLOSING_SECONDS = 4.0  # after which a gateway has noticed that a tab was closed
 COMPARISONS = (
     ("a single event, with three tabs of the console open to without", EVENT, False),
@@ -84,15 +88,25 @@ def compare(
 
 
 def _slice(load: Load, child: Child, traffic: Traffic, cookie: str) -> Measured:
-    """Measure a slice; with a cookie, while tabs are open."""
+    """Measure a slice; with a cookie, while tabs are open. Then wait until nothing is left."""
     with child.resumed(), ExitStack() as stack:
         for path in TABS if cookie else ():
             stack.enter_context(tab(child, path, cookie))
         measured = measure(load, child, traffic)
-    if cookie:
-        with child.resumed():
-            time.sleep(CLOSING_SECONDS)
+    with child.resumed():
+        time.sleep(CLOSING_SECONDS)
+        while _is_delivering(child):
+            time.sleep(0.2)
     return measured
+
+
+def _is_delivering(child: Child) -> bool:
+    """Return whether items still wait, in a gateway that delivers."""
+    with urlopen(f"{child.url}/metrics", timeout=30) as response:
+        text = response.read().decode()
+    called = CALLED.search(text) is not None
+    waiting = QUEUED.search(text)
+    return called and waiting is not None and float(waiting[1]) > 0
 
 
 def main() -> None:
