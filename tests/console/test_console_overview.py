@@ -164,7 +164,10 @@ def test_an_app_is_held_with_leanplum_s_words(
         leanplum.fault(mode="403-key", times=None)
         with delivering_to(leanplum, settings, tmp_path / "g.db") as talk:
             talk.event()
-            until(lambda: talk.rows("SELECT 1 FROM items WHERE status = 'held'"))
-            words = text_of(signed_in(talk).get())
-    assert "default: items are held Leanplum says: " in words
+            visitor = signed_in(talk)
+            held = "default: items are held Leanplum says: "
+            # The state of delivery is stored shortly after the outcome
+            until(lambda: held in text_of(visitor.get()), pause=0.2)
+            words = text_of(visitor.get())
+    assert held in words
     assert "default held Accepted" in words
