@@ -28,7 +28,7 @@ receipts_cli = typer.Typer(help="Find items and show what became of them.", no_a
 
 HEADER = ("ACCEPTED", "STATUS", "APP", "ACTION", "EVENT", "USER", "ID", "LEANPLUM")
 PAGE = 500
-EXPLAINED = 1_000  # receipts of which it is looked up why they wait
+EXPLAINED = 1_000  # receipts whose reason for waiting is looked up
 ItemId = Annotated[str, typer.Argument(help="The id of the item: yours, or the gateway's")]
 
 

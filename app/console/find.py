@@ -17,6 +17,7 @@ from app.errors import NotFound
 from app.ingest.validate import subject_of
 from app.leanplum.actions import ACTIONS
 from app.model import DEAD, Receipt, Scope, Status
+from app.outbox.dead_letter_groups import UNREADABLE
 from app.outbox.item_filter import ItemFilter
 from app.outbox.receipts import Origin
 from app.receipts import ReceiptService, WaitExplanation
@@ -25,10 +26,9 @@ FIND, RECEIPT = "/console/find", "/console/find/receipt"
 PAGE = 50
 MAX_TEXT = 500
 CALLS = 20  # calls to Leanplum that the history of an item shows, the latest
-MOST_PAGES = 10  # of the audit log that are looked at for them, of 50,000 records each
+MOST_PAGES = 10  # searches of the audit log for them, of at most 50,000 records each
 AFTER_MS = 1  # the record of a call has the time of the item's outcome, or an earlier one
 LEANPLUM_CALL = "leanplum multi"
-UNREADABLE = "(encrypted with a key that is not configured here)"
 STATUSES = tuple(status.value for status in Status)
 Text = Annotated[str, Query(max_length=MAX_TEXT)]
 WAITS = {

@@ -95,7 +95,8 @@ def _check_existence(url: str) -> None:
         size = Path(parsed.path).stat().st_size
     except FileNotFoundError:
         raise StartRefused(
-            f"{SETTING}: there is no database at {parsed.path}; {CREATE_IT}"
+            f"{SETTING}: there is no database at {parsed.path}; set it to the gateway's "
+            f"database (a sandbox prints its own), or {CREATE_IT}"
         ) from None
     except OSError as error:
         raise StartRefused(f"{SETTING}: {parsed.path} can't be used: {error.strerror}") from error

@@ -47,12 +47,8 @@ def without_values(outcomes: Sequence[tuple[Item, Outcome]]) -> Sequence[tuple[I
             about[text].append(item.body)
     if not about:
         return outcomes
-    everything = "\n".join(item.body for item, _ in outcomes).casefold()
-    all_bodies = [item.body for item, _ in outcomes]
-    texts = {
-        text: _redact(text, bodies, all_bodies if _may_repeat(text, everything) else ())
-        for text, bodies in about.items()
-    }
+    others = _values_of_others(about, [item.body for item, _ in outcomes])
+    texts = {text: _redact(text, bodies, others) for text, bodies in about.items()}
     return [(item, _with_text(outcome, texts)) for item, outcome in outcomes]
 
 
@@ -66,19 +62,23 @@ def _with_text(outcome: Outcome, texts: Mapping[str, str]) -> Outcome:
     return outcome if outcome.warning is None else Done(texts[outcome.warning])
 
 
-def _may_repeat(text: str, bodies: str) -> bool:
-    """Return whether a word of the text, which is not a field's name, is in the bodies.
+def _values_of_others(texts: Iterable[str], bodies: Sequence[str]) -> frozenset[str]:
+    """Return the values of all bodies that are replaced in every text.
 
-    It is much cheaper than to parse them, and most texts have none.
+    There are none if no word of the texts, besides the names of fields, is in the bodies: that is
+    much cheaper to tell than to parse them.
     """
-    words = set(WORD.findall(text.casefold())) - FIELD_WORDS
-    return any(word in bodies for word in words)
+    words = {word for text in texts for word in WORD.findall(text.casefold())} - FIELD_WORDS
+    everything = "\n".join(bodies).casefold()
+    if not any(word in everything for word in words):
+        return frozenset()
+    return frozenset(value for value in _values(bodies) if len(value) >= LEAST_OF_OTHERS)
 
 
-def _redact(text: str, own: Iterable[str], others: Iterable[str]) -> str:
+def _redact(text: str, own: Iterable[str], others: frozenset[str]) -> str:
     """Return a text with `…` in the place of each value, the longest first.
 
-    `own` are the bodies (JSON) of the items that have the text, `others` those of all items. The
+    `own` are the bodies (JSON) of the items that have the text, `others` values of all items. The
     text is cut only then: half a value would not be found.
     """
     if OURS.match(text):
@@ -87,12 +87,7 @@ def _redact(text: str, own: Iterable[str], others: Iterable[str]) -> str:
     ours = prefix.group() if prefix else ""
     words = text[len(ours) :]
     folded = words.casefold()
-    found = {value for value in _values(own) if value.casefold() in folded}
-    found |= {
-        value
-        for value in _values(others)
-        if len(value) >= LEAST_OF_OTHERS and value.casefold() in folded
-    }
+    found = {value for value in others.union(_values(own)) if value.casefold() in folded}
     if found:
         longest_first = sorted(found, key=len, reverse=True)
         words = re.sub("|".join(map(_pattern, longest_first)), REDACTED, words, flags=re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Leanplum's answers to attempts after which an item was sent again: how they are kept.
+"""The storage of Leanplum's answers to attempts after which an item is sent again.
 
 They are lines in a column of the item, each with its time and the answer as it is stored, so that
 writing one reads nothing. Only attempts that are repeated cost anything.
@@ -44,7 +44,7 @@ def line(at: int, stored: str | None) -> str:
 
 
 def read(text: str | None, cipher: BodyCipher, app: str, seq: int) -> Sequence[EarlierAnswer]:
-    """Return the answers in an item's column, oldest first, without one of which a part is left."""
+    """Return the answers in an item's column, oldest first; an answer that was cut is left out."""
     text = text or ""
     if len(text) > MAX_CHARACTERS:
         _, _, text = text.partition(LINE_END)

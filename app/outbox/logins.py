@@ -140,7 +140,7 @@ def wait(connection: Connection, lanes: Collection[int]) -> bool:
 
 
 def first_waiting(connection: Connection, lanes: Collection[int]) -> dict[int, int]:
-    """Return what `first` does, on a reading connection."""
+    """Return by lane the number of the first waiting login, read on a connection for reading."""
     statement = FIRST.format(lanes=DIALECTS[connection.dialect.name].values("bigint"))
     return dict(read_rows(connection, "lane, seq", statement, (_text(list(lanes)),)))
 

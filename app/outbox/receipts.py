@@ -94,8 +94,7 @@ class Origin(NamedTuple):
     """Where an item came from, and what is known of it besides its receipt.
 
     Times are in milliseconds. `sent_at`: when the attempt began that is open now. `keeps_content`:
-    the item can be sent again. `earlier`: Leanplum's answers to attempts
-    after which it was, or is, sent again.
+    the item can be sent again. `earlier`: Leanplum's answers to attempts that were not the last.
     """
 
     key_id: str

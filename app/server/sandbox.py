@@ -121,6 +121,7 @@ def _show_url(listener: socket.socket, path: str) -> str:
 def _welcome(url: str, key: str, simulator: str, settings: Settings) -> str:
     given = settings.gateway_bootstrap_key
     is_given = given is not None and hmac.compare_digest(key, given.get_secret_value())
+    database = mask_url(settings.gateway_database_url)
     key_origin = "GATEWAY_BOOTSTRAP_KEY" if is_given else "new at each start"
     # A user whom nobody has used: no earlier erasure, block or waiting item is in the way
     event = (
@@ -138,7 +139,7 @@ The gateway's sandbox: everything is real except Leanplum, which is a simulator 
   API pages   {url}/docs
   Simulator   {simulator}/_simulator/requests   (what Leanplum would have received)
   Faults      {simulator}/_simulator/faults   (what can go wrong, with a command for each)
-  Database    {mask_url(settings.gateway_database_url)}   (--reset empties it)
+  Database    {database}   (--reset empties it; for commands, set GATEWAY_DATABASE_URL to it)
   Your key    {key}   ({key_origin})
 
 Post a purchase and see it delivered:

@@ -26,7 +26,7 @@ async def attempt(at: Opened, verdict: Verdict) -> None:
     assert await at.outbox.settle(f"t-{at.now}", "default", [(item.seq, verdict)])
 
 
-async def one_item(at: Opened, status: Status) -> None:
+async def settle_last(at: Opened, status: Status) -> None:
     """Settle the one item that waits and is no deletion."""
     sent = [item for item in await at.waiting() if item.action != "deleteUser"]
     assert await at.begin("last", sent)
@@ -136,10 +136,10 @@ def test_a_login_of_an_erased_user_that_is_a_dead_letter_keeps_none(
         await at.accept(LOGIN)
         await attempt(at, again("User ann is bad"))
         if dead_before:
-            await one_item(at, status)
+            await settle_last(at, status)
         await at.accept(gone("ann"))
         if not dead_before:
-            await one_item(at, status)
+            await settle_last(at, status)
         assert await earlier(at) == []
         assert (await receipt_of(at)).status is status
 

@@ -2,14 +2,17 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from app.simulator.fault_catalog import fault_catalog
-from tests.support.processes import ROOT, bearer
+from tests.support.processes import ROOT, bearer, environment
 from tests.support.sandbox import Sandbox, sandbox
 from tests.support.wait import until
 
@@ -59,6 +62,21 @@ class Item:
         httpx.post(
             f"{self._url}/v1/dead-letters/replay", json={"ids": [self.id]}, headers=self._headers
         ).raise_for_status()
+
+
+def test_commands_find_the_sandbox_as_the_page_says(running: Sandbox) -> None:
+    (commands,) = re.findall(
+        r"^export GATEWAY_DATABASE_URL=.*\npython -m app .*$", PAGE, re.MULTILINE
+    )
+    Item(running, "commands").becomes("delivered")
+    folder = running.gateway.folder
+    env = environment(folder)
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", commands], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Deliverers\s+1", done.stdout)
 
 
 def test_the_page_lists_every_mode_as_the_simulator_does() -> None:
