@@ -18,6 +18,10 @@ Sandbox = Annotated[
 Reset = Annotated[
     bool, typer.Option("--reset", help="With --sandbox: empty the sandbox's database first")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Accepting processes; with 2 or more, another delivers (GATEWAY_WORKERS)"),
+]
 Delivery = Annotated[
     bool, typer.Option("--delivery/--no-delivery", help="Deliver items, or only accept them")
 ]
@@ -36,19 +40,21 @@ def serve(
     sandbox: Sandbox = False,
     reset: Reset = False,
     delivery: Delivery = True,
+    workers: Workers = None,
 ) -> None:
     """Run the gateway: accept items over HTTP and deliver them."""
-    from app.server import run
+    from app.server import supervisor
     from app.server.sandbox import sandbox as run_sandbox
 
-    overrides = given(gateway_host=host, gateway_port=port)
+    overrides = given(gateway_host=host, gateway_port=port, gateway_workers=workers)
     settings = load_settings(logged=True, **overrides)
     if reset and not sandbox:
         raise StartRefused("--reset: empties a sandbox's database, so it needs --sandbox")
     if sandbox:
-        run_sandbox(overrides, reset=reset)
+        exit_code = run_sandbox(overrides, reset=reset)
     else:
-        run.serve(settings, delivery=delivery)
+        exit_code = supervisor.serve(settings, delivery=delivery)
+    raise typer.Exit(exit_code)
 
 
 def deliver() -> None:

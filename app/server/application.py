@@ -35,12 +35,14 @@ from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.http.problem_types import INTERNAL
 from app.ingest import parameter_sentence, pointer
 from app.server import operations, pages
-from app.server.bootstrap import Services, gateway
+from app.server.bootstrap import Role, Services, gateway
 from app.server.handlers import Handlers, handlers_of
 from app.server.lifecycle import Lifecycle
 from app.server.middleware import Middleware, Targets
 from app.server.openapi import document
+from app.server.process_reports import ProcessReports
 from app.server.unknown_routes import shown_path, unknown_route
+from app.server.worker_links import WorkerLink
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.tracking.plan.validate import NO_PLANS, Plans
@@ -77,7 +79,9 @@ class Application(FastAPI):
     own. The middleware calls those where it does not answer itself.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, *, delivery: bool) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, role: Role, link: WorkerLink | None
+    ) -> None:
         super().__init__(
             title="Leanplum gateway",
             version=__version__,
@@ -87,7 +91,7 @@ class Application(FastAPI):
             openapi_url=None,
             redirect_slashes=False,
         )
-        self.settings, self._metrics, self._delivery = settings, metrics, delivery
+        self.settings, self._metrics, self._role, self._link = settings, metrics, role, link
         self.lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
         # The HTTP server's protocol reads them there.
         self.state.lifecycle, self.state.settings = self.lifecycle, settings
@@ -121,8 +125,7 @@ class Application(FastAPI):
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         """Open the gateway; yield the state of each request."""
-        opening = gateway(self.settings, self._metrics, self.lifecycle, delivery=self._delivery)
-        async with opening as services:
+        async with gateway(self.settings, self._metrics, self.lifecycle, self._role) as services:
             self.serve(services)
             yield self._state
 
@@ -132,7 +135,14 @@ class Application(FastAPI):
         self._services, self._handlers = services, handlers
         if self._framework is None:
             self._framework = self.build_middleware_stack()
-        self._state = services._asdict() | handlers._asdict() | {"lifecycle": self.lifecycle}
+        self._state = (
+            services._asdict()
+            | handlers._asdict()
+            | {
+                "lifecycle": self.lifecycle,
+                "reports": ProcessReports(services, self._link),
+            }
+        )
         self.middleware_stack = Middleware(
             Targets(
                 hot_handlers={
@@ -162,9 +172,15 @@ class Application(FastAPI):
         await self._framework({**scope, "state": self._state}, receive, send)
 
 
-def create_app(settings: Settings, *, delivery: bool = True) -> Application:
-    """Return the ASGI application. Nothing is opened before its lifespan is entered."""
-    app = Application(settings, Metrics(), delivery=delivery)
+def create_app(
+    settings: Settings, *, delivery: bool = True, link: WorkerLink | None = None
+) -> Application:
+    """Return the ASGI application. Nothing is opened before its lifespan is entered.
+
+    `link` leads to the other workers, if it runs in one: then it only accepts.
+    """
+    role = Role(delivers=delivery) if link is None else Role(delivers=False, keeps_house=False)
+    app = Application(settings, Metrics(), role, link)
     for router in ROUTERS:
         app.include_router(router)
     pages.add_documentation(app)

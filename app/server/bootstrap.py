@@ -42,7 +42,7 @@ from app.outbox import liveness_lock
 from app.outbox.dead_letter_runs import DeadLetterRuns
 from app.outbox.minute_counts import MinuteCountStore
 from app.outbox.outbox import Outbox
-from app.outbox.retention import Housekeeper, RetentionLimits
+from app.outbox.retention import COUNT_SECONDS, Housekeeper, RetentionLimits
 from app.relay.service import Relay
 from app.server.lifecycle import GIVE_UP, Lifecycle, cancel_and_wait
 from app.server.preparation import audit_keys, body_cipher, make_first_key
@@ -91,6 +91,22 @@ class Services(NamedTuple):
     signer: CheckpointSigner
     tracking: Tracking
     writer: Writer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """The work of a process.
+
+    `delivers`: it delivers items. `calls`: it serves callers, and so has a share in limits.
+    `keeps_house`: it seals the audit log and removes what is past its time.
+    """
+
+    delivers: bool = True
+    calls: bool = True
+    keeps_house: bool = True
+
+
+ALL_WORK = Role()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,15 +175,12 @@ async def gateway(
     settings: Settings,
     metrics: Metrics,
     lifecycle: Lifecycle,
-    *,
-    delivery: bool = True,
-    calls: bool = True,
+    role: Role = ALL_WORK,
 ) -> AsyncIterator[Services]:
     """Open the gateway; yield its services.
 
     Leaving the context finishes and settles what is in flight, within the time that the lifecycle
-    leaves for it. `calls`: callers are served, and so this process has a share in limits. Raises
-    StartRefused.
+    leaves for it. Raises StartRefused.
     """
     core = await open_core(settings, metrics, lifecycle)
     keys = KeyStore(core.engine, core.audit.macs)
@@ -181,13 +194,14 @@ async def gateway(
     minute_counts = MinuteCountStore(core.engine, core.writer, metrics.minutes)
     sessions = _sessions(core)
     dead_letter_runs = DeadLetterRuns(core.engine, core.writer, core.outbox.dead_letters)
+    upkeep = _upkeep(core, sealer) if role.keeps_house else [partial(_count_queue, core.outbox)]
     background = _start_loops(
         core,
+        *upkeep,
         directory.run,
         enrichment.run,
         folding.run,
         minute_counts.run,
-        sealer.run,
         sessions.run,
         tracking.names.run,
         tracking.plans.run,
@@ -196,9 +210,9 @@ async def gateway(
     try:
         async with (
             _locking(core) as (liveness, locks),
-            _delivering(core, liveness, locks, wanted=delivery),
+            _delivering(core, liveness, locks, wanted=role.delivers),
             _relaying(core, locks) as relay,
-            _limiting(settings, metrics, wanted=calls) as shared_limiter,
+            _limiting(settings, metrics, wanted=role.calls) as shared_limiter,
         ):
             limiter = _rate_limiter(core, shared_limiter)
             pseudonyms = core.audit.pseudonyms
@@ -241,7 +255,7 @@ async def gateway(
             task.cancel()
         await asyncio.wait(background, timeout=lifecycle.left)
         folding.flush()
-        await _flush(core, directory, minute_counts, tracking, sealer)
+        await _flush(core, directory, minute_counts, tracking, sealer if role.keeps_house else None)
         lifecycle.close()
         core.recorder.close()
         core.engine.dispose()
@@ -255,11 +269,23 @@ def _start_loops(
         core.apps.run,
         core.audit.pseudonyms.run,
         core.recorder.run,
-        _housekeeper(core.settings, core.outbox).run,
         partial(_watch_clock, core.clock),
         *others,
     ]
     return [asyncio.create_task(run()) for run in loops]
+
+
+def _upkeep(core: Core, sealer: Sealer) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    """Return the loops that one process of a database suffices for."""
+    return [sealer.run, _housekeeper(core.settings, core.outbox).run]
+
+
+async def _count_queue(outbox: Outbox) -> None:
+    """Count again and again what waits, until cancelled: other processes accept and deliver."""
+    while True:
+        await asyncio.sleep(COUNT_SECONDS)
+        with suppress(StorageUnavailable):
+            await outbox.recount_queued()
 
 
 def _rate_limiter(core: Core, limiter: Limiter) -> RateLimiter:
@@ -278,7 +304,7 @@ async def _flush(
     directory: Directory,
     minute_counts: MinuteCountStore,
     tracking: Tracking,
-    sealer: Sealer,
+    sealer: Sealer | None,
 ) -> None:
     """Write down what is only in memory, within the time that is left."""
     left = core.lifecycle.left
@@ -292,7 +318,8 @@ async def _flush(
             with suppress(StorageUnavailable):
                 await tracking.violations.flush()
             await core.recorder.flush()
-            await sealer.attempt()  # all records until now
+            if sealer is not None:
+                await sealer.attempt()  # all records until now
             await core.writer.stop(core.lifecycle.left)
     except TimeoutError:
         advice = "the database did not answer in time; the next start goes on from what it has"

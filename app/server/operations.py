@@ -4,15 +4,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.api import schemas
-from app.audit.sealer import Sealer
 from app.database.engine import reason
 from app.database.writer import Writer
 from app.errors import StorageUnavailable
 from app.http import RateLimiter, Tag, context_of
-from app.telemetry import Metrics
+from app.server.process_reports import DeliveryReport
 
 PROBE_SECONDS = 5.0  # so that /readyz responds within six seconds
 router = APIRouter(tags=[Tag.OPERATIONS])
@@ -54,11 +53,12 @@ async def readyz(request: Request) -> Any:
     The response is 503, naming the part, if a part is not ready or the gateway is shutting down.
     """
     context_of(request.scope).operation = "GET /readyz"
+    report = await request.state.reports.delivery()
     parts: dict[str, schemas.PartState] = {
         "database": await _database(request.state.writer),
-        "delivery": _delivery(request.state.metrics),
+        "delivery": _delivery(report),
         "limits": _limits(request.state.limiter),
-        "audit": _audit(request.state.sealer),
+        "audit": _audit(report),
     }
     if request.state.lifecycle.draining:
         parts["process"] = {"ok": False, "detail": "stopping"}
@@ -70,15 +70,15 @@ async def readyz(request: Request) -> Any:
     )
 
 
-def _delivery(metrics: Metrics) -> schemas.PartState:
+def _delivery(report: DeliveryReport) -> schemas.PartState:
     """Return the state of delivery, which is always ok: undelivered items wait in the queue."""
     details = []
-    for app, state in sorted(metrics.states.items()):
+    for app, state in sorted(report.states.items()):
         if state not in STATES:
             continue
         detail = f"{app}: {STATES[state]}"
-        if app in metrics.redirects:
-            detail += f"; it redirects to {metrics.redirects[app]}"
+        if app in report.redirects:
+            detail += f"; it redirects to {report.redirects[app]}"
         details.append(detail)
     return {"ok": True, "detail": "; ".join(details)} if details else {"ok": True}
 
@@ -89,11 +89,11 @@ def _limits(limiter: RateLimiter) -> schemas.PartState:
     return {"ok": True} if state is None else {"ok": True, "detail": state}
 
 
-def _audit(sealer: Sealer) -> schemas.PartState:
+def _audit(report: DeliveryReport) -> schemas.PartState:
     """Return the state of sealing, which is always ok: records are written without it."""
-    if sealer.tampered:
+    if report.audit_tampered:
         return {"ok": True, "detail": TAMPERED}
-    if sealer.waiting:
+    if report.audit_waiting:
         return {"ok": True, "detail": SEALING_WAITS}
     return {"ok": True}
 
@@ -131,7 +131,5 @@ async def _database(writer: Writer) -> schemas.PartState:
 async def prometheus_metrics(request: Request) -> Response:
     """Return metrics in Prometheus text format; every name starts with `leanplum_gateway_`."""
     context_of(request.scope).operation = "GET /metrics"
-    metrics: Metrics = request.state.metrics
-    return Response(
-        generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
+    text = await request.state.reports.metrics()
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -15,10 +15,12 @@ import uvloop
 from app.errors import StartRefused
 from app.server import process_limits
 from app.server.application import create_app
-from app.server.bootstrap import gateway
+from app.server.bootstrap import Role, gateway
 from app.server.http1 import GatewayProtocol
 from app.server.lifecycle import CUT, GIVE_UP, Lifecycle, Watchdog
 from app.server.preparation import prepare
+from app.server.process_reports import ProcessReports
+from app.server.worker_links import WorkerLink
 from app.settings import Settings
 from app.telemetry import Metrics
 
@@ -40,9 +42,10 @@ class GatewayServer(uvicorn.Server):
         config: uvicorn.Config,
         settings: Settings,
         on_listening: Callable[[], None] = lambda: None,
+        link: WorkerLink | None = None,
     ) -> None:
         super().__init__(config)
-        self._on_listening = on_listening
+        self._on_listening, self._link = on_listening, link
         self._drain_seconds = settings.gateway_drain_seconds
         self._root_path = settings.gateway_root_path
         self._lifecycle: Lifecycle = config.app.state.lifecycle  # type: ignore[union-attr]
@@ -52,23 +55,19 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, log where the server listens, and read the apps again on every SIGHUP.
 
-        Apps are read again within a second anyway; the signal is for operators who expect it.
+        Apps are read again within a second anyway; the signal is for operators who expect it. A
+        worker tells its supervisor instead.
         """
         await super().startup(sockets)
         if self.should_exit:
             return
+        if self._link is not None:
+            await self._link.open()
+            return
         refresh_apps = self.config.app.services.apps.refresh  # type: ignore[union-attr]
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, refresh_apps)
         for listener in sockets or []:
-            host, port = listener.getsockname()[:2]
-            url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            structlog.get_logger("start").info(
-                "server.listening",
-                host=host,
-                port=port,
-                url=url,
-                docs=f"{url}{self._root_path}/docs",
-            )
+            log_listening(listener, self._root_path)
         self._on_listening()
 
     @contextlib.contextmanager
@@ -218,6 +217,15 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def log_listening(listener: socket.socket, root_path: str) -> None:
+    """Log where the server listens."""
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    structlog.get_logger("start").info(
+        "server.listening", host=host, port=port, url=url, docs=f"{url}{root_path}/docs"
+    )
+
+
 def serve(
     settings: Settings,
     *,
@@ -225,31 +233,48 @@ def serve(
     listener: socket.socket | None = None,
     on_listening: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT, in this process alone.
 
     `listener` is a socket that is bound already; `on_listening` is called once connections are
     accepted. Raises StartRefused if the settings or the database do not allow a start.
     """
     prepare(settings)
+    with listener or listen(settings) as bound:
+        _serve(settings, bound, delivery=delivery, on_listening=on_listening)
+
+
+def serve_in_worker(settings: Settings, listener: socket.socket, link: WorkerLink) -> None:
+    """Accept items on the supervisor's socket, and leave the rest to the delivering worker."""
+    with listener:
+        _serve(settings, listener, link=link)
+
+
+def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    delivery: bool = False,
+    on_listening: Callable[[], None] = lambda: None,
+    link: WorkerLink | None = None,
+) -> None:
     settings = settings.model_copy(
         update={"gateway_max_connections": process_limits.allowed_connections(settings)}
     )
-    with listener or listen(settings) as bound:
-        config = uvicorn.Config(
-            create_app(settings, delivery=delivery),
-            http=GatewayProtocol,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="on",
-            timeout_keep_alive=75,
-        )
-        gc.collect()
-        gc.freeze()  # imported modules stay; traversing them in every collection finds nothing
-        gc.set_threshold(10_000, 50, 40)  # more frequent, and therefore shorter, pauses
-        GatewayServer(config, settings, on_listening).run([bound])
+    config = uvicorn.Config(
+        create_app(settings, delivery=delivery, link=link),
+        http=GatewayProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        timeout_keep_alive=75,
+    )
+    gc.collect()
+    gc.freeze()  # imported modules stay; traversing them in every collection finds nothing
+    gc.set_threshold(10_000, 50, 40)  # more frequent, and therefore shorter, pauses
+    GatewayServer(config, settings, on_listening, link).run([listener])
 
 
 def deliver(settings: Settings) -> None:
@@ -259,10 +284,16 @@ def deliver(settings: Settings) -> None:
     """
     prepare(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_deliver(settings))
+        runner.run(_deliver(settings, Role(calls=False)))
 
 
-async def _deliver(settings: Settings) -> None:
+def deliver_in_worker(settings: Settings, link: WorkerLink, *, delivery: bool) -> None:
+    """Deliver what the other workers accept, if wanted, seal, and do the housekeeping."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_deliver(settings, Role(delivers=delivery, calls=False), link))
+
+
+async def _deliver(settings: Settings, role: Role, link: WorkerLink | None = None) -> None:
     loop = asyncio.get_running_loop()
     lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
     watchdog = Watchdog()
@@ -280,9 +311,15 @@ async def _deliver(settings: Settings) -> None:
 
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
-    async with gateway(settings, Metrics(), lifecycle, calls=False) as opened:
-        loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
+    async with gateway(settings, Metrics(), lifecycle, role) as opened:
+        if link is None:
+            loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
+        else:
+            ProcessReports(opened, link)
+            await link.open()
         structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()
+    if link is not None:
+        await link.close()
     _ignore_signals()
     watchdog.close()

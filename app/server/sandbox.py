@@ -53,7 +53,7 @@ def sandbox(overrides: dict[str, Any], *, reset: bool = False) -> None:
         key = sandbox_key(settings)
         url = _show_url(listener, settings.gateway_root_path)
         welcome = _welcome(url, key, simulator.url, settings)
-        serve(settings, listener=listener, on_listening=lambda: print(welcome, flush=True))
+        return serve(settings, listener=listener, on_listening=lambda: print(welcome, flush=True))
 
 
 def _refuse_real_keys(configured: Settings) -> None:

@@ -121,6 +121,11 @@ class Settings(BaseSettings):
     gateway_port: int = Field(
         8000, ge=0, le=65535, description="the port to listen on; 0 takes a free one"
     )
+    gateway_workers: Positive = Field(
+        1,
+        description="accepting processes; with 2 or more, delivery and sealing run in a process "
+        "of their own",
+    )
     gateway_sandbox_port: int = Field(
         8001,
         ge=0,

@@ -1,0 +1,156 @@
+"""The links between the processes of `serve --workers N`: questions that one asks all others.
+
+Each worker has a socket to the supervisor, which passes questions on to every worker and collects
+the answers. Messages are JSON, one in each line. The end of the socket tells a worker that the
+supervisor is gone, and the supervisor that a worker is.
+"""
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+ANSWER_SECONDS = 2.0  # that a question waits for workers
+MAX_MESSAGE = 64 * 1024 * 1024  # bytes
+
+
+class WorkerLink:
+    """A worker's end of its link."""
+
+    def __init__(self, name: str, end: socket.socket, on_end: Callable[[], object]) -> None:
+        """`end` is this worker's end; `on_end` is called if the supervisor is gone."""
+        self.name, self._end, self._on_end = name, end, on_end
+        # What answers each question, with a value for JSON
+        self.answerers = dict[str, Callable[[], Any]]()
+        self._numbers = itertools.count(1)
+        self._asked = dict[int, asyncio.Future[dict[str, Any]]]()
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Begin to answer questions, and tell the supervisor that this worker does its work."""
+        reader, self._writer = await asyncio.open_connection(sock=self._end, limit=MAX_MESSAGE)
+        self._reading = asyncio.create_task(self._read(reader))
+        self._send({"ready": True})
+
+    async def ask(self, question: str) -> dict[str, Any]:
+        """Return the answers of all workers to a question, this one's too, by their names.
+
+        A worker that is not ready, or does not answer within two seconds, is left out.
+        """
+        number = next(self._numbers)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        try:
+            self._send({"ask": question, "number": number})
+            async with asyncio.timeout(2 * ANSWER_SECONDS):
+                return await answer
+        except TimeoutError:
+            return {self.name: self.answerers[question]()}
+        finally:
+            del self._asked[number]
+
+    async def close(self) -> None:
+        """Close the link."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+        if self._writer is not None:
+            self._writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        async for line in reader:
+            message = orjson.loads(line)
+            if "answers" in message:
+                asked = self._asked.get(message["number"])
+                if asked is not None and not asked.done():
+                    asked.set_result(message["answers"])
+            else:
+                answer = self.answerers[message["ask"]]()
+                self._send({"answer": answer, "number": message["number"]})
+        self._on_end()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._writer is not None, "the link is open"
+        self._writer.write(orjson.dumps(message) + b"\n")
+
+
+class SupervisorLink:
+    """The supervisor's end of the link to one worker."""
+
+    def __init__(self, name: str, hub: "LinkHub", end: socket.socket) -> None:
+        """`end` is the supervisor's end of the socket."""
+        self.name, self._hub, self._end = name, hub, end
+        self.ready = asyncio.Event()
+        self._numbers = itertools.count(1)
+        self._asked = dict[int, asyncio.Future[Any]]()
+        self._writer: asyncio.StreamWriter | None = None
+        self._passing = set[asyncio.Task[None]]()
+
+    async def run(self) -> None:
+        """Pass on questions until the worker has ended."""
+        reader, self._writer = await asyncio.open_connection(sock=self._end, limit=MAX_MESSAGE)
+        self._hub.links.add(self)
+        try:
+            async for line in reader:
+                self._take(orjson.loads(line))
+        except OSError:
+            return  # the worker was killed
+        finally:
+            self._hub.links.discard(self)
+            self._writer.close()
+            for asked in self._asked.values():
+                if not asked.done():
+                    asked.set_result(None)
+
+    async def ask(self, question: str) -> Any:
+        """Return the worker's answer; None if none comes within two seconds."""
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._send({"ask": question, "number": number})
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await answer
+        except (TimeoutError, OSError):
+            return None
+        finally:
+            del self._asked[number]
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "ready" in message:
+            self.ready.set()
+        elif "ask" in message:
+            task = asyncio.create_task(self._pass_on(message["ask"], message["number"]))
+            self._passing.add(task)
+            task.add_done_callback(self._passing.discard)
+        elif (asked := self._asked.get(message["number"])) is not None and not asked.done():
+            asked.set_result(message["answer"])
+
+    async def _pass_on(self, question: str, number: int) -> None:
+        answers = await self._hub.ask_all(question)
+        self._send({"answers": answers, "number": number})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._writer is not None, "the link is open"
+        if not self._writer.is_closing():
+            self._writer.write(orjson.dumps(message) + b"\n")
+
+
+class LinkHub:
+    """The links of the supervisor to all workers."""
+
+    def __init__(self) -> None:
+        self.links = set[SupervisorLink]()
+
+    async def ask_all(self, question: str) -> dict[str, Any]:
+        """Return the answers of all workers that are ready, by their names."""
+        links = [link for link in self.links if link.ready.is_set()]
+        answers = await asyncio.gather(*(link.ask(question) for link in links))
+        return {
+            link.name: answer
+            for link, answer in zip(links, answers, strict=True)
+            if answer is not None
+        }

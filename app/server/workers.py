@@ -1,0 +1,45 @@
+"""The worker processes of `serve --workers N`: what each of them runs."""
+
+import os
+import signal
+import socket
+from dataclasses import dataclass
+
+from app.server import run
+from app.server.worker_links import WorkerLink
+from app.settings import Settings
+from app.telemetry.logs import configure_logging
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJob:
+    """What a worker process gets from the supervisor.
+
+    `listener` is the socket that all accepting workers listen on; the delivering one has none.
+    `link_end` is the worker's end of its link to the supervisor. `delivery`: the worker without a
+    listener delivers.
+    """
+
+    name: str
+    settings: Settings
+    listener: socket.socket | None
+    link_end: socket.socket
+    delivery: bool
+
+
+def run_worker(job: WorkerJob) -> None:
+    """Run a worker until the supervisor stops it, or is gone."""
+    # A terminal's Ctrl-C is for the supervisor, which stops its workers in order.
+    os.setpgrp()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    settings = job.settings
+    configure_logging(settings.gateway_log_level, settings.gateway_log_format)
+    link = WorkerLink(job.name, job.link_end, on_end=_stop_this_process)
+    if job.listener is None:
+        run.deliver_in_worker(settings, link, delivery=job.delivery)
+    else:
+        run.serve_in_worker(settings, job.listener, link)
+
+
+def _stop_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
