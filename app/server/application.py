@@ -34,6 +34,7 @@ from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.http.problem_types import INTERNAL
 from app.ingest import parameter_sentence, pointer
+from app.limits.buckets import Buckets
 from app.server import operations, pages
 from app.server.bootstrap import Role, Services, gateway
 from app.server.handlers import Handlers, handlers_of
@@ -80,7 +81,12 @@ class Application(FastAPI):
     """
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, role: Role, link: WorkerLink | None
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        role: Role,
+        link: WorkerLink | None,
+        buckets: Buckets | None,
     ) -> None:
         super().__init__(
             title="Leanplum gateway",
@@ -91,7 +97,8 @@ class Application(FastAPI):
             openapi_url=None,
             redirect_slashes=False,
         )
-        self.settings, self._metrics, self._role, self._link = settings, metrics, role, link
+        self.settings, self._metrics, self._role = settings, metrics, role
+        self._link, self._buckets = link, buckets
         self.lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
         # The HTTP server's protocol reads them there.
         self.state.lifecycle, self.state.settings = self.lifecycle, settings
@@ -125,7 +132,8 @@ class Application(FastAPI):
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         """Open the gateway; yield the state of each request."""
-        async with gateway(self.settings, self._metrics, self.lifecycle, self._role) as services:
+        opening = gateway(self.settings, self._metrics, self.lifecycle, self._role, self._buckets)
+        async with opening as services:
             self.serve(services)
             yield self._state
 
@@ -173,14 +181,19 @@ class Application(FastAPI):
 
 
 def create_app(
-    settings: Settings, *, delivery: bool = True, link: WorkerLink | None = None
+    settings: Settings,
+    *,
+    delivery: bool = True,
+    link: WorkerLink | None = None,
+    buckets: Buckets | None = None,
 ) -> Application:
     """Return the ASGI application. Nothing is opened before its lifespan is entered.
 
-    `link` leads to the other workers, if it runs in one: then it only accepts.
+    `link` leads to the other workers, if it runs in one: then it only accepts. `buckets` are those
+    of the rate limits, by default the application's own.
     """
     role = Role(delivers=delivery) if link is None else Role(delivers=False, keeps_house=False)
-    app = Application(settings, Metrics(), role, link)
+    app = Application(settings, Metrics(), role, link, buckets)
     for router in ROUTERS:
         app.include_router(router)
     pages.add_documentation(app)

@@ -176,11 +176,12 @@ async def gateway(
     metrics: Metrics,
     lifecycle: Lifecycle,
     role: Role = ALL_WORK,
+    buckets: Buckets | None = None,
 ) -> AsyncIterator[Services]:
     """Open the gateway; yield its services.
 
     Leaving the context finishes and settles what is in flight, within the time that the lifecycle
-    leaves for it. Raises StartRefused.
+    leaves for it. `buckets` are those of the rate limits, by default its own. Raises StartRefused.
     """
     core = await open_core(settings, metrics, lifecycle)
     keys = KeyStore(core.engine, core.audit.macs)
@@ -212,7 +213,7 @@ async def gateway(
             _locking(core) as (liveness, locks),
             _delivering(core, liveness, locks, wanted=role.delivers),
             _relaying(core, locks) as relay,
-            _limiting(settings, metrics, wanted=role.calls) as shared_limiter,
+            _limiting(settings, metrics, buckets, wanted=role.calls) as shared_limiter,
         ):
             limiter = _rate_limiter(core, shared_limiter)
             pseudonyms = core.audit.pseudonyms
@@ -471,9 +472,12 @@ async def _relaying(core: Core, locks: UserLocks) -> AsyncIterator[Relay]:
 
 @asynccontextmanager
 async def _limiting(
-    settings: Settings, metrics: Metrics, *, wanted: bool
+    settings: Settings, metrics: Metrics, buckets: Buckets | None, *, wanted: bool
 ) -> AsyncIterator[Limiter]:
-    buckets, url = Buckets(time.monotonic), settings.gateway_shared_limits_url
+    """Limit callers by these buckets, or by those that replicas share."""
+    url = settings.gateway_shared_limits_url
+    if buckets is None:
+        buckets = Buckets(time.monotonic)
     if url is None or not wanted:
         yield LocalLimiter(buckets)
         return

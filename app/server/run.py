@@ -13,6 +13,7 @@ import uvicorn
 import uvloop
 
 from app.errors import StartRefused
+from app.limits.buckets import Buckets
 from app.server import process_limits
 from app.server.application import create_app
 from app.server.bootstrap import Role, gateway
@@ -243,10 +244,24 @@ def serve(
         _serve(settings, bound, delivery=delivery, on_listening=on_listening)
 
 
-def serve_in_worker(settings: Settings, listener: socket.socket, link: WorkerLink) -> None:
-    """Accept items on the supervisor's socket, and leave the rest to the delivering worker."""
+def serve_in_worker(
+    settings: Settings, listener: socket.socket, link: WorkerLink, buckets: Buckets
+) -> None:
+    """Accept items on the supervisor's socket, and leave the rest to the delivering worker.
+
+    `buckets` are those of all workers. What a process may hold at once is divided among them.
+    """
     with listener:
-        _serve(settings, listener, link=link)
+        _serve(_share(settings), listener, link=link, buckets=buckets)
+
+
+def _share(settings: Settings) -> Settings:
+    """Return the settings of one of several accepting processes."""
+    shares = {
+        name: -(-getattr(settings, name) // settings.gateway_workers)
+        for name in ("gateway_relay_concurrency", "gateway_max_held_bytes")
+    }
+    return settings.model_copy(update=shares)
 
 
 def _serve(
@@ -256,12 +271,13 @@ def _serve(
     delivery: bool = False,
     on_listening: Callable[[], None] = lambda: None,
     link: WorkerLink | None = None,
+    buckets: Buckets | None = None,
 ) -> None:
     settings = settings.model_copy(
         update={"gateway_max_connections": process_limits.allowed_connections(settings)}
     )
     config = uvicorn.Config(
-        create_app(settings, delivery=delivery, link=link),
+        create_app(settings, delivery=delivery, link=link, buckets=buckets),
         http=GatewayProtocol,
         ws="none",
         log_config=None,

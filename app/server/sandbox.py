@@ -11,8 +11,9 @@ import structlog
 
 from app.errors import StartRefused
 from app.server.preparation import check_bootstrap_key
-from app.server.run import listen, serve
+from app.server.run import listen
 from app.server.sandbox_database import empty_database, free_database_url, sandbox_key
+from app.server.supervisor import serve
 from app.settings import Settings, load
 from app.simulator import SimulatorConfig
 from app.simulator.server import BackgroundServer
@@ -27,8 +28,10 @@ DEFAULTS = {"gateway_erased_seconds": 0, "gateway_retry_max_seconds": 3}
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - an address to show, not to bind
 
 
-def sandbox(overrides: dict[str, Any], *, reset: bool = False) -> None:
+def sandbox(overrides: dict[str, Any], *, reset: bool = False) -> int:
     """Run the gateway against the simulator; print a caller key and a curl command to try.
+
+    Return the exit code.
 
     With `reset`, empty the sandbox's database first. Raises StartRefused if a real Leanplum key is
     configured, or if the database is not a sandbox's.

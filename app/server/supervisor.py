@@ -19,6 +19,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 import structlog
 
 from app.errors import StartRefused
+from app.limits.shared_memory import SharedMemory
 from app.server import run
 from app.server.preparation import prepare
 from app.server.worker_links import LinkHub, SupervisorLink
@@ -42,7 +43,10 @@ class Worker:
         self._ended = asyncio.create_task(self._until_ended())
 
     async def until_ready(self) -> bool:
-        """Wait until the worker does its work; return False if it ended before, or takes too long."""
+        """Wait until the worker does its work.
+
+        Return False if it ended before, or takes longer than a minute.
+        """
         ready = asyncio.create_task(self.link.ready.wait())
         await asyncio.wait(
             {ready, self._ended}, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED
@@ -93,7 +97,9 @@ class Slot:
         """
         failures = 0
         while True:
-            worker = self._worker = self._start(self.name)
+            worker = self._worker
+            if worker is None or worker.ended:
+                worker = self._worker = self._start(self.name)
             if await worker.until_ready():
                 failures = 0
                 self.ready.set()
@@ -165,6 +171,7 @@ class Supervisor:
         """`delivery`: the worker that seals and does the housekeeping delivers, too."""
         self._settings, self._listener, self._on_listening = settings, listener, on_listening
         self._delivery, self._hub = delivery, LinkHub()
+        self._limits = SharedMemory.create()
         self._context = forkserver()
         names = [f"accepting-{number}" for number in range(1, settings.gateway_workers + 1)]
         self._accepting = [Slot(name, partial(self._start, listener)) for name in names]
@@ -190,7 +197,8 @@ class Supervisor:
             await asyncio.wait(
                 {stopping, delivering, *accepting}, return_when=asyncio.FIRST_COMPLETED
             )
-            self.stop()
+            if not self._stopping.is_set():  # a worker has failed
+                self.stop()
             self._listener.close()  # the workers have it, and answer who is connected already
             codes = await asyncio.gather(*accepting, return_exceptions=True)
             self._delivering.stop()
@@ -234,7 +242,9 @@ class Supervisor:
 
     def _start(self, listener: socket.socket | None, name: str) -> Worker:
         ours, theirs = socket.socketpair()
-        job = WorkerJob(name, self._settings, listener, theirs, delivery=self._delivery)
+        job = WorkerJob(
+            name, self._settings, listener, theirs, self._limits, delivery=self._delivery
+        )
         process = self._context.Process(target=run_worker, args=(job,), name=name)
         process.start()
         theirs.close()

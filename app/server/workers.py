@@ -3,8 +3,10 @@
 import os
 import signal
 import socket
+import time
 from dataclasses import dataclass
 
+from app.limits.shared_memory import SharedBuckets, SharedMemory
 from app.server import run
 from app.server.worker_links import WorkerLink
 from app.settings import Settings
@@ -16,14 +18,15 @@ class WorkerJob:
     """What a worker process gets from the supervisor.
 
     `listener` is the socket that all accepting workers listen on; the delivering one has none.
-    `link_end` is the worker's end of its link to the supervisor. `delivery`: the worker without a
-    listener delivers.
+    `link_end` is the worker's end of its link to the supervisor, `limits` the memory of the buckets
+    that all share. `delivery`: the worker without a listener delivers.
     """
 
     name: str
     settings: Settings
     listener: socket.socket | None
     link_end: socket.socket
+    limits: SharedMemory
     delivery: bool
 
 
@@ -33,12 +36,16 @@ def run_worker(job: WorkerJob) -> None:
     os.setpgrp()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = job.settings
-    configure_logging(settings.gateway_log_level, settings.gateway_log_format)
+    flush_log = configure_logging(settings.gateway_log_level, settings.gateway_log_format)
     link = WorkerLink(job.name, job.link_end, on_end=_stop_this_process)
-    if job.listener is None:
-        run.deliver_in_worker(settings, link, delivery=job.delivery)
-    else:
-        run.serve_in_worker(settings, job.listener, link)
+    try:
+        if job.listener is None:
+            run.deliver_in_worker(settings, link, delivery=job.delivery)
+        else:
+            buckets = SharedBuckets(time.monotonic, job.limits)
+            run.serve_in_worker(settings, job.listener, link, buckets)
+    finally:
+        flush_log()
 
 
 def _stop_this_process() -> None:

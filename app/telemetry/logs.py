@@ -9,6 +9,7 @@ import contextlib
 import logging
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 import orjson
@@ -26,18 +27,20 @@ FLUSH_SECONDS = 0.1
 PLACES_SHOWN = 6  # of a traceback, counted from where the error was raised
 
 
-def configure_logging(level: str, form: str, file: TextIO | None = None) -> None:
+def configure_logging(level: str, form: str, file: TextIO | None = None) -> Callable[[], None]:
     """Log to a file in the `form` json, console or auto (console on a terminal).
 
-    The default is standard output. Commands whose results go there log to standard error.
+    The default is standard output. Commands whose results go there log to standard error. Return
+    what writes the lines that were gathered, which happens at the exit of the interpreter, too.
 
     Lines of libraries, and errors that nobody caught, are logged in the same form.
     """
     file = file or sys.stdout
     if form == "auto":
         form = "console" if file.isatty() else "json"
+    flush: Callable[[], None] = file.flush
     if form == "json":
-        _configure_json(LEVELS[level], file.buffer)
+        flush = _configure_json(LEVELS[level], file.buffer)
     else:
         _configure_console(LEVELS[level], file)
     sys.excepthook = lambda kind, error, traceback: _log_uncaught(error)
@@ -47,9 +50,10 @@ def configure_logging(level: str, form: str, file: TextIO | None = None) -> None
     root.handlers = [_LibraryHandler()]
     # The info lines of libraries are about their internals; only their warnings matter here
     root.setLevel(max(LEVELS[level], logging.WARNING))
+    return flush
 
 
-def _configure_json(level: int, file: BinaryIO) -> None:
+def _configure_json(level: int, file: BinaryIO) -> Callable[[], None]:
     writer = LineWriter(file)
     structlog.configure(
         processors=[],
@@ -57,6 +61,7 @@ def _configure_json(level: int, file: BinaryIO) -> None:
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
+    return writer.flush
 
 
 def _configure_console(level: int, file: TextIO) -> None:
