@@ -84,8 +84,11 @@ class Worker:
 class Slot:
     """One of the N+1 jobs, and the worker that has it now: a new one if the last has ended."""
 
-    def __init__(self, name: str, start: Callable[[str], Worker]) -> None:
-        self.name, self._start = name, start
+    def __init__(
+        self, name: str, start: Callable[[str], Worker], first_pause: float = FIRST_PAUSE
+    ) -> None:
+        """`start` starts a worker of a name; `first_pause` is the shortest pause, in seconds."""
+        self.name, self._start, self._first_pause = name, start, first_pause
         self._worker: Worker | None = None
         self._stop = asyncio.Event()
         self.ready = asyncio.Event()
@@ -102,7 +105,7 @@ class Slot:
                 worker = self._worker = self._start(self.name)
             if await worker.until_ready():
                 failures = 0
-                self.ready.set()
+                self._tell_ready(worker)
             elif not self._stop.is_set():
                 failures += 1
                 worker.signal(signal.SIGKILL)  # unless it has ended
@@ -114,7 +117,7 @@ class Slot:
                     f"the worker {self.name}: ended {failures} times before it was ready, the last "
                     f"time with {describe_exit(code)}; the log says why"
                 )
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** max(0, failures - 1))
+            pause = min(LONGEST_PAUSE, self._first_pause * 2.0 ** max(0, failures - 1))
             log.error("worker.ended", worker=self.name, how=describe_exit(code), again_in=pause)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
@@ -130,6 +133,7 @@ class Slot:
             new.signal(signal.SIGKILL)
             await new.until_ended()
             return False
+        self._tell_ready(new)
         old, self._worker = self._worker, new
         if old is not None:
             old.signal(signal.SIGTERM)
@@ -146,6 +150,10 @@ class Slot:
         self._stop.set()
         if self._worker is not None:
             self._worker.signal(signal.SIGTERM)
+
+    def _tell_ready(self, worker: Worker) -> None:
+        log.info("worker.ready", worker=self.name, pid=worker.process.pid)
+        self.ready.set()
 
     async def _until_ended(self) -> int:
         """Wait until the worker has ended, and whatever has replaced it meanwhile."""

@@ -1,0 +1,72 @@
+"""The processes of `serve --workers N`, as the supervisor's log names them."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+
+from tests.support.processes import Process, serving_fresh
+from tests.support.wait import until
+
+
+class Worker:
+    """One worker of a gateway: whichever process has its name."""
+
+    def __init__(self, gateway: Process, name: str) -> None:
+        self.gateway, self.name = gateway, name
+
+    @property
+    def pid(self) -> int:
+        """The process that was ready last under this name."""
+        return pids(self.gateway, self.name)[-1]
+
+    def kill(self) -> None:
+        """Kill the process, and wait until another is ready."""
+        before = len(pids(self.gateway, self.name))
+        os.kill(self.pid, signal.SIGKILL)
+        until(lambda: len(pids(self.gateway, self.name)) > before)
+
+    def start(self) -> None:
+        """Do nothing: the supervisor has started another."""
+
+
+def pids(gateway: Process, name: str) -> list[int]:
+    """Return the processes that were ready under a name, in their order."""
+    return [line["pid"] for line in lines(gateway, "worker.ready") if line["worker"] == name]
+
+
+def lines(gateway: Process, event: str) -> list[dict[str, object]]:
+    """Return the log lines of an event."""
+    logged = [line for line in gateway.output.read_bytes().splitlines() if line[:1] == b"{"]
+    parsed = map(orjson.loads, logged)
+    return [line for line in parsed if line.get("event") == event]
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@contextmanager
+def workers_serving(
+    folder: Path, upstream: str, count: int, **settings: str | None
+) -> Iterator[Process]:
+    """A gateway with so many accepting workers, all of them ready."""
+    names = [f"accepting-{number}" for number in range(1, count + 1)]
+    given = {"GATEWAY_LOG_FORMAT": "json", **settings}
+    with serving_fresh(folder, upstream, "--workers", str(count), **given) as gateway:
+        until(lambda: all(pids(gateway, name) for name in [*names, "delivering"]))
+        try:
+            yield gateway
+        finally:
+            started = [line["pid"] for line in lines(gateway, "worker.ready")]
+            if gateway.process.poll() is None:
+                gateway.kill()
+            until(lambda: not any(is_running(pid) for pid in started))
