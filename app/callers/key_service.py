@@ -3,7 +3,7 @@
 A caller sees, makes and changes only keys for apps that their own key may use.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +22,13 @@ Position = tuple[int, str]  # of a key in the list: its creation time (epoch mil
 log = structlog.get_logger("keys")
 
 
+TellWorkers = Callable[[], Awaitable[object]]
+
+
+async def tell_nobody() -> None:
+    """Do nothing: there are no other workers."""
+
+
 class KeyPage(NamedTuple):
     """A page of keys, oldest first, and the position of its last key if more follow."""
 
@@ -33,11 +40,15 @@ class KeyService:
     """Read and change keys on behalf of a caller.
 
     `record` makes the audit record that commits with a change. Each change applies to this process
-    at once and to others within a second. All methods raise StorageUnavailable.
+    and the other workers at once, and to other replicas within a second. All methods raise
+    StorageUnavailable.
     """
 
-    def __init__(self, store: KeyStore, directory: Directory) -> None:
-        self._store, self._directory = store, directory
+    def __init__(
+        self, store: KeyStore, directory: Directory, tell_workers: TellWorkers = tell_nobody
+    ) -> None:
+        """`tell_workers` lets the other workers read the keys, and waits until they have."""
+        self._store, self._directory, self._tell_workers = store, directory, tell_workers
 
     async def page(self, caller: Caller, after: Position | None, limit: int) -> KeyPage:
         """Return keys after a position, including revoked ones."""
@@ -133,13 +144,14 @@ class KeyService:
         await self._apply(partial(self._store.revoke, key_id, now_ms(), record, guard=guard))
 
     async def _apply(self, change: Callable[[], T]) -> T:
-        """Make a change on a thread, and apply it to this process at once."""
+        """Make a change on a thread, and apply it to this process and the other workers at once."""
         result = await in_time(change)
         try:
             await in_time(self._directory.refresh)
         except StorageUnavailable as error:
             # The change is committed; it takes effect within a second once the database is back.
             log.warning("keys.unreadable", reason=error.detail)
+        await self._tell_workers()
         return result
 
 

@@ -102,6 +102,8 @@ class Outbox:
         self.on_accepted: Callable[[], None] = lambda: None
         # Called with an app, and how many of its items have settled by status
         self.on_settled: Callable[[str, Mapping[str, int]], None] = lambda app, counts: None
+        # Tells other processes which items have settled, since callers may wait for them there
+        self.tell_settled: Callable[[Sequence[int]], None] | None = None
         self.dead_letters = DeadLetterService(
             engine,
             writer,
@@ -370,11 +372,15 @@ class Outbox:
         self.on_settled(app, counts)
         self._to_scrub |= bool(erased)
         self.queued -= settle.settled
-        if self._awaited:
-            self._wake_waiters([seq for seq, verdict in verdicts if isinstance(verdict, Settled)])
+        if self._awaited or self.tell_settled is not None:
+            settled = [seq for seq, verdict in verdicts if isinstance(verdict, Settled)]
+            self.wake_waiters(settled)
+            if self.tell_settled is not None:
+                self.tell_settled(settled)
         return True
 
-    def _wake_waiters(self, seqs: Iterable[int]) -> None:
+    def wake_waiters(self, seqs: Iterable[int]) -> None:
+        """Let callers look at items for whose outcome they wait."""
         for seq in seqs:
             for event in self._awaited.get(seq, ()):
                 event.set()
@@ -513,7 +519,7 @@ class Outbox:
     def answer_waiters(self) -> None:
         """Let nobody wait for an item to settle from now on."""
         self._waiting_is_over = True
-        self._wake_waiters(self._awaited)
+        self.wake_waiters(self._awaited)
 
     def _queued_again(self, item_ids: Sequence[str]) -> None:
         self.queued += len(item_ids)

@@ -1,7 +1,7 @@
 """What `/metrics` and `/readyz` report: of this process, or of all workers together."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import generate_latest
 
@@ -33,8 +33,8 @@ class ProcessReports:
         self._metrics, self._sealer = services.metrics, services.sealer
         self._link = link
         if link is not None:
-            link.answerers[METRICS] = lambda: merged_metrics.render(self._metrics.registry)
-            link.answerers[STATE] = lambda: list(self._report())
+            link.answerers[METRICS] = self._render
+            link.answerers[STATE] = self._tell
 
     async def metrics(self) -> bytes:
         """Return the metrics of all processes in Prometheus' text format."""
@@ -49,6 +49,12 @@ class ProcessReports:
             return self._report()
         answers = await self._link.ask(STATE)
         return _combined([DeliveryReport(*answer) for answer in answers.values()])
+
+    async def _render(self) -> merged_metrics.Rendered:
+        return merged_metrics.render(self._metrics.registry)
+
+    async def _tell(self) -> list[Any]:
+        return list(self._report())
 
     def _report(self) -> DeliveryReport:
         metrics, sealer = self._metrics, self._sealer

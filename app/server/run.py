@@ -22,6 +22,7 @@ from app.server.lifecycle import CUT, GIVE_UP, Lifecycle, Watchdog
 from app.server.preparation import prepare
 from app.server.process_reports import ProcessReports
 from app.server.worker_links import WorkerLink
+from app.server.worker_news import exchange_news
 from app.settings import Settings
 from app.telemetry import Metrics
 
@@ -332,6 +333,7 @@ async def _deliver(settings: Settings, role: Role, link: WorkerLink | None = Non
             loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
         else:
             ProcessReports(opened, link)
+            exchange_news(link, opened)
             await link.open()
         structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()

@@ -1,18 +1,20 @@
-"""The links between the processes of `serve --workers N`: questions that one asks all others.
+"""The links between the processes of `serve --workers N`: what they ask and tell each other.
 
-Each worker has a socket to the supervisor, which passes questions on to every worker and collects
-the answers. Messages are JSON, one in each line. The end of the socket tells a worker that the
-supervisor is gone, and the supervisor that a worker is.
+Each worker has a socket to the supervisor. It passes questions on to every worker and collects the
+answers, and passes on what a worker tells the others. Messages are JSON, one in each line. The end
+of the socket tells a worker that the supervisor is gone, and the supervisor that a worker is.
 """
 
 import asyncio
 import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
+GATHER_SECONDS = 0.005  # that what is told to others waits for more
 ANSWER_SECONDS = 2.0  # that a question waits for workers
 MAX_MESSAGE = 64 * 1024 * 1024  # bytes
 
@@ -23,18 +25,33 @@ class WorkerLink:
     def __init__(self, name: str, end: socket.socket, on_end: Callable[[], object]) -> None:
         """`end` is this worker's end; `on_end` is called if the supervisor is gone."""
         self.name, self._end, self._on_end = name, end, on_end
-        # What answers each question, with a value for JSON
-        self.answerers = dict[str, Callable[[], Any]]()
+        # What answers each question, with a value for JSON; other questions are not answered
+        self.answerers = dict[str, Callable[[], Awaitable[Any]]]()
+        # What takes what the other workers tell, by its topic: the values that they have gathered
+        self.listeners = dict[str, Callable[[list[int]], object]]()
+        self._untold = dict[str, list[int]]()
         self._numbers = itertools.count(1)
         self._asked = dict[int, asyncio.Future[dict[str, Any]]]()
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._answering = set[asyncio.Task[None]]()
 
     async def open(self) -> None:
         """Begin to answer questions, and tell the supervisor that this worker does its work."""
         reader, self._writer = await asyncio.open_connection(sock=self._end, limit=MAX_MESSAGE)
         self._reading = asyncio.create_task(self._read(reader))
         self._send({"ready": True})
+
+    def tell(self, topic: str, values: Iterable[int] = ()) -> None:
+        """Tell the other workers soon, with whatever is told of the topic meanwhile."""
+        if not self._untold:
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._tell_gathered)
+        self._untold.setdefault(topic, []).extend(values)
+
+    def _tell_gathered(self) -> None:
+        for topic, values in self._untold.items():
+            self._send({"tell": topic, "values": values})
+        self._untold = {}
 
     async def ask(self, question: str) -> dict[str, Any]:
         """Return the answers of all workers to a question, this one's too, by their names.
@@ -49,7 +66,7 @@ class WorkerLink:
             async with asyncio.timeout(2 * ANSWER_SECONDS):
                 return await answer
         except TimeoutError:
-            return {self.name: self.answerers[question]()}
+            return {self.name: await self._answer(question)}
         finally:
             del self._asked[number]
 
@@ -62,20 +79,34 @@ class WorkerLink:
             self._writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        async for line in reader:
-            message = orjson.loads(line)
-            if "answers" in message:
-                asked = self._asked.get(message["number"])
-                if asked is not None and not asked.done():
-                    asked.set_result(message["answers"])
-            else:
-                answer = self.answerers[message["ask"]]()
-                self._send({"answer": answer, "number": message["number"]})
+        with suppress(OSError):  # the supervisor was killed
+            async for line in reader:
+                self._take(orjson.loads(line))
         self._on_end()
 
+    def _take(self, message: dict[str, Any]) -> None:
+        if "answers" in message:
+            asked = self._asked.get(message["number"])
+            if asked is not None and not asked.done():
+                asked.set_result(message["answers"])
+        elif "tell" in message:
+            if message["tell"] in self.listeners:
+                self.listeners[message["tell"]](message["values"])
+        else:
+            task = asyncio.create_task(self._reply(message["ask"], message["number"]))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    async def _reply(self, question: str, number: int) -> None:
+        self._send({"answer": await self._answer(question), "number": number})
+
+    async def _answer(self, question: str) -> Any:
+        answerer = self.answerers.get(question)
+        return None if answerer is None else await answerer()
+
     def _send(self, message: dict[str, Any]) -> None:
-        assert self._writer is not None, "the link is open"
-        self._writer.write(orjson.dumps(message) + b"\n")
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(orjson.dumps(message) + b"\n")
 
 
 class SupervisorLink:
@@ -94,24 +125,21 @@ class SupervisorLink:
         """Pass on questions until the worker has ended."""
         reader, self._writer = await asyncio.open_connection(sock=self._end, limit=MAX_MESSAGE)
         self._hub.links.add(self)
-        try:
+        with suppress(OSError):  # the worker was killed
             async for line in reader:
                 self._take(orjson.loads(line))
-        except OSError:
-            return  # the worker was killed
-        finally:
-            self._hub.links.discard(self)
-            self._writer.close()
-            for asked in self._asked.values():
-                if not asked.done():
-                    asked.set_result(None)
+        self._hub.links.discard(self)
+        self._writer.close()
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_result(None)
 
     async def ask(self, question: str) -> Any:
         """Return the worker's answer; None if none comes within two seconds."""
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:
-            self._send({"ask": question, "number": number})
+            self.send({"ask": question, "number": number})
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await answer
         except (TimeoutError, OSError):
@@ -122,6 +150,9 @@ class SupervisorLink:
     def _take(self, message: dict[str, Any]) -> None:
         if "ready" in message:
             self.ready.set()
+        elif "tell" in message:
+            for link in self._hub.links - {self}:
+                link.send(message)
         elif "ask" in message:
             task = asyncio.create_task(self._pass_on(message["ask"], message["number"]))
             self._passing.add(task)
@@ -131,9 +162,10 @@ class SupervisorLink:
 
     async def _pass_on(self, question: str, number: int) -> None:
         answers = await self._hub.ask_all(question)
-        self._send({"answers": answers, "number": number})
+        self.send({"answers": answers, "number": number})
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a message, unless the worker has ended."""
         assert self._writer is not None, "the link is open"
         if not self._writer.is_closing():
             self._writer.write(orjson.dumps(message) + b"\n")

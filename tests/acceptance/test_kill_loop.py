@@ -28,6 +28,7 @@ from app.simulator.server import BackgroundServer
 from tests.support.postgres import Server
 from tests.support.processes import APP_ID, PRODUCTION_KEY, Deliverer, Process, delivering, serving
 from tests.support.wait import until
+from tests.workers.worker_processes import Worker, workers_serving
 
 from . import journal
 from .histories import LOGINS, Call, History, Item, events
@@ -133,7 +134,7 @@ def writing(writers: Sequence[Writer]) -> Iterator[None]:
 
 # --- processes ----------------------------------------------------------------------------------------------------
 
-Killable = Process | Deliverer
+Killable = Process | Deliverer | Worker
 
 
 def restart(process: Killable) -> None:
@@ -176,6 +177,14 @@ def api_and_two_deliverers(place: Place, request: pytest.FixtureRequest) -> Flee
     gateway = stack.enter_context(serving(folder, leanplum, "--no-delivery"))
     beside = [stack.enter_context(delivering(gateway, name)) for name in ("one", "two")]
     return Fleet(gateway.settings["GATEWAY_DATABASE_URL"], [gateway], [gateway, *beside], beside)
+
+
+def three_workers(place: Place, request: pytest.FixtureRequest) -> Fleet:
+    stack, folder, leanplum = place
+    gateway = stack.enter_context(workers_serving(folder, leanplum, 3))
+    names = ("accepting-1", "accepting-2", "accepting-3", "delivering")
+    workers = [Worker(gateway, name) for name in names]
+    return Fleet(gateway.settings["GATEWAY_DATABASE_URL"], [gateway], workers, workers[-1:])
 
 
 def two_servers_on_postgresql(place: Place, request: pytest.FixtureRequest) -> Fleet:
@@ -239,6 +248,7 @@ def shortened_leases(database: str) -> Iterator[ShortenedLeases]:
 FLEETS = {
     "one process": one_process,
     "an API and two deliverers": api_and_two_deliverers,
+    "three workers and a delivering one": three_workers,
     "two servers on PostgreSQL": two_servers_on_postgresql,
 }
 

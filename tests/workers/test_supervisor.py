@@ -8,6 +8,7 @@ import pytest
 
 from app.errors import StartRefused
 from app.server.supervisor import MOST_FAILURES, Slot, describe_exit
+from tests.support.wait import until_async
 
 
 class FakeWorker:
@@ -66,22 +67,16 @@ def on_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Non
     return run
 
 
-async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.001)
-
-
 @on_a_loop
 async def test_a_worker_that_ends_is_followed_by_another() -> None:
     started = Started()
     slot = Slot("one", started, first_pause=0.001)
     running = asyncio.create_task(slot.run())
     for count in (1, 2, 3):
-        await until(lambda count=count: len(started.workers) == count)  # type: ignore[misc]
+        await until_async(lambda count=count: len(started.workers) == count)  # type: ignore[misc]
         await slot.ready.wait()
         started.workers[-1].end(1)
-    await until(lambda: len(started.workers) == 4)
+    await until_async(lambda: len(started.workers) == 4)
     slot.stop()
     assert await running == 0
 
@@ -93,7 +88,7 @@ async def test_a_worker_that_fails_to_start_several_times_in_a_row_is_given_up()
     running = asyncio.create_task(slot.run())
     await slot.ready.wait()
     started.workers[-1].end(1)
-    with pytest.raises(StartRefused, match="one: ended 5 times before it was ready.*exit code 3"):
+    with pytest.raises(StartRefused, match=r"one: ended 5 times before it was ready.*exit code 3"):
         await running
     assert len(started.workers) == 2 * MOST_FAILURES
 
@@ -121,7 +116,7 @@ async def test_a_replacement_is_ready_before_the_old_one_is_stopped() -> None:
     old, new = started.workers
     assert (old.ended, new.ended) == (True, False)
     new.end(1)
-    await until(lambda: len(started.workers) == 3)
+    await until_async(lambda: len(started.workers) == 3)
     slot.stop()
     assert await running == 0
 

@@ -89,9 +89,7 @@ def test_a_revoked_key_is_refused_by_every_worker_within_a_second(gateway: Proce
     assert calls(gateway, 40, key=key) == [401] * 40
 
 
-def test_readiness_says_what_the_delivering_worker_knows(
-    tmp_path: Path, leanplum: str
-) -> None:
+def test_readiness_says_what_the_delivering_worker_knows(tmp_path: Path, leanplum: str) -> None:
     wrong = {"LEANPLUM_PRODUCTION_KEY": "wrong"}
     with workers_serving(tmp_path, leanplum, 2, **wrong) as gateway:
         assert gateway.event("ann", 1).status_code == 202

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -38,7 +39,7 @@ def pids(gateway: Process, name: str) -> list[int]:
     return [line["pid"] for line in lines(gateway, "worker.ready") if line["worker"] == name]
 
 
-def lines(gateway: Process, event: str) -> list[dict[str, object]]:
+def lines(gateway: Process, event: str) -> list[dict[str, Any]]:
     """Return the log lines of an event."""
     logged = [line for line in gateway.output.read_bytes().splitlines() if line[:1] == b"{"]
     parsed = map(orjson.loads, logged)
@@ -49,7 +50,7 @@ def is_running(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
 

@@ -3,13 +3,13 @@
 import multiprocessing
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from app.limits import shared_memory
 from app.limits.buckets import Buckets, Limit
 from app.limits.shared_memory import SharedBuckets, SharedMemory
+from tests.workers.taking import take_in_a_process
 
 
 class Clock:
@@ -87,15 +87,6 @@ def test_an_old_bucket_that_is_full_again_gives_its_place_away(
     buckets.take([limit("0")], 10)
     buckets.take([limit("new")], 20)
     assert buckets.take([limit("0")], 0).deficits == (10.0,)
-
-
-def take_in_a_process(memory: SharedMemory, started: Any, taken: Any) -> None:
-    """Take single items from a bucket that does not fill up, until it is empty."""
-    buckets, count = SharedBuckets(lambda: 1_000.0, memory), 0
-    started.wait()
-    while buckets.take([limit("a", burst=2_000)], 1).allowed:
-        count += 1
-    taken.put(count)
 
 
 def test_several_processes_take_exactly_what_there_is(memory: SharedMemory) -> None:

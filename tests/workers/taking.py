@@ -1,0 +1,15 @@
+"""A process that takes from a bucket which others share."""
+
+from typing import Any
+
+from app.limits.buckets import Limit
+from app.limits.shared_memory import SharedBuckets, SharedMemory
+
+
+def take_in_a_process(memory: SharedMemory, started: Any, taken: Any) -> None:
+    """Take single items from a bucket that does not fill up, until it is empty."""
+    buckets, count = SharedBuckets(lambda: 1_000.0, memory), 0
+    started.wait()
+    while buckets.take([Limit("a", 10.0, 2_000, 2_000)], 1).allowed:
+        count += 1
+    taken.put(count)
