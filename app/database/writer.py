@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -134,8 +135,18 @@ class Writer:
     written. Afterwards the outcome is unknown, and the caller learns that.
     """
 
-    def __init__(self, engine: Engine, seconds: float = COMMIT_SECONDS) -> None:
-        """Wait at most `seconds` for each write."""
+    def __init__(
+        self,
+        engine: Engine,
+        seconds: float = COMMIT_SECONDS,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """Wait at most `seconds` for each write.
+
+        `turn` is entered for each transaction, by one of several processes at a time. SQLite's own
+        lock is polled with growing pauses, so that one process can keep others from it for long.
+        """
+        self._turn = turn or contextlib.nullcontext()
         self._engine, self._seconds = engine, seconds
         self._dialect, self._storage_errors = dialect(engine), storage_errors(engine)
         self._files = sqlite_files(engine)
@@ -316,11 +327,12 @@ class Writer:
             writing = False
             try:
                 self._check_files(FOUND_SECONDS)
-                cursor = self._begin()
-                writing = True
-                self._write(cursor, group)
-                writing = False
-                self._send_commit(group)
+                with self._turn:
+                    cursor = self._begin()
+                    writing = True
+                    self._write(cursor, group)
+                    writing = False
+                    self._send_commit(group)
                 self._check_files()
             except _GivenUp:
                 self._close()

@@ -34,9 +34,8 @@ from app.errors import Fault, GatewayError, Invalid, NotFound, RequestPart
 from app.http import Authenticator, TrustedProxies, context_of, problems
 from app.http.problem_types import INTERNAL
 from app.ingest import parameter_sentence, pointer
-from app.limits.buckets import Buckets
 from app.server import operations, pages
-from app.server.bootstrap import Role, Services, gateway
+from app.server.bootstrap import NOTHING_SHARED, Role, Services, Shared, gateway
 from app.server.handlers import Handlers, handlers_of
 from app.server.lifecycle import Lifecycle
 from app.server.middleware import Middleware, Targets
@@ -87,7 +86,7 @@ class Application(FastAPI):
         metrics: Metrics,
         role: Role,
         link: WorkerLink | None,
-        buckets: Buckets | None,
+        shared: Shared,
     ) -> None:
         super().__init__(
             title="Leanplum gateway",
@@ -99,7 +98,7 @@ class Application(FastAPI):
             redirect_slashes=False,
         )
         self.settings, self._metrics, self._role = settings, metrics, role
-        self._link, self._buckets = link, buckets
+        self._link, self._shared = link, shared
         self.lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
         # The HTTP server's protocol reads them there.
         self.state.lifecycle, self.state.settings = self.lifecycle, settings
@@ -133,7 +132,7 @@ class Application(FastAPI):
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         """Open the gateway; yield the state of each request."""
-        opening = gateway(self.settings, self._metrics, self.lifecycle, self._role, self._buckets)
+        opening = gateway(self.settings, self._metrics, self.lifecycle, self._role, self._shared)
         async with opening as services:
             self.serve(services)
             yield self._state
@@ -186,15 +185,15 @@ def create_app(
     *,
     delivery: bool = True,
     link: WorkerLink | None = None,
-    buckets: Buckets | None = None,
+    shared: Shared = NOTHING_SHARED,
 ) -> Application:
     """Return the ASGI application. Nothing is opened before its lifespan is entered.
 
-    `link` leads to the other workers, if it runs in one: then it only accepts. `buckets` are those
-    of the rate limits, by default the application's own.
+    `link` leads to the other workers, if it runs in one: then it only accepts. `shared` is
+    what the workers share.
     """
     role = Role(delivers=delivery) if link is None else Role(delivers=False, keeps_house=False)
-    app = Application(settings, Metrics(), role, link, buckets)
+    app = Application(settings, Metrics(), role, link, shared)
     for router in ROUTERS:
         app.include_router(router)
     pages.add_documentation(app)

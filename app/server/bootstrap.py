@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -109,6 +109,16 @@ class Role:
 ALL_WORK = Role()
 
 
+class Shared(NamedTuple):
+    """What the workers of one gateway share: the buckets of rate limits, and the turn to write."""
+
+    buckets: Buckets | None = None
+    turn: AbstractContextManager[object] | None = None
+
+
+NOTHING_SHARED = Shared()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Core:
     """The parts that all others share: settings, storage, audit, and the clock."""
@@ -126,8 +136,13 @@ class Core:
     migration: MigrateStates = field(default_factory=MigrateStates)
 
 
-async def open_core(settings: Settings, metrics: Metrics, lifecycle: Lifecycle) -> Core:
-    """Open the database and what writes to it. Raises StartRefused."""
+async def open_core(
+    settings: Settings,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    turn: AbstractContextManager[object] | None = None,
+) -> Core:
+    """Open the database and what writes to it, in turn with others. Raises StartRefused."""
     clock = Clock(on_step=_log_step)
     apps = AppRegistry(lambda: read_apps(settings))
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
@@ -135,7 +150,7 @@ async def open_core(settings: Settings, metrics: Metrics, lifecycle: Lifecycle) 
     audit = await asyncio.to_thread(audit_keys, settings, engine)
     if audit.stored:
         log.warning("audit.key_in_database", advice=KEY_IN_DATABASE)
-    writer = Writer(engine, settings.gateway_commit_seconds)
+    writer = Writer(engine, settings.gateway_commit_seconds, turn)
     writer.start()
     recorder = AuditRecorder(writer, audit.macs)
     outbox = Outbox(
@@ -176,14 +191,14 @@ async def gateway(
     metrics: Metrics,
     lifecycle: Lifecycle,
     role: Role = ALL_WORK,
-    buckets: Buckets | None = None,
+    shared: Shared = NOTHING_SHARED,
 ) -> AsyncIterator[Services]:
     """Open the gateway; yield its services.
 
     Leaving the context finishes and settles what is in flight, within the time that the lifecycle
-    leaves for it. `buckets` are those of the rate limits, by default its own. Raises StartRefused.
+    leaves for it. `shared` is what workers share. Raises StartRefused.
     """
-    core = await open_core(settings, metrics, lifecycle)
+    core = await open_core(settings, metrics, lifecycle, shared.turn)
     keys = KeyStore(core.engine, core.audit.macs)
     make_first_key(settings, keys)
     directory = Directory(keys, now_ms, core.writer.write)
@@ -213,7 +228,7 @@ async def gateway(
             _locking(core) as (liveness, locks),
             _delivering(core, liveness, locks, wanted=role.delivers),
             _relaying(core, locks) as relay,
-            _limiting(settings, metrics, buckets, wanted=role.calls) as shared_limiter,
+            _limiting(settings, metrics, shared.buckets, wanted=role.calls) as shared_limiter,
         ):
             limiter = _rate_limiter(core, shared_limiter)
             pseudonyms = core.audit.pseudonyms

@@ -13,10 +13,9 @@ import uvicorn
 import uvloop
 
 from app.errors import StartRefused
-from app.limits.buckets import Buckets
 from app.server import process_limits
 from app.server.application import create_app
-from app.server.bootstrap import Role, gateway
+from app.server.bootstrap import NOTHING_SHARED, Role, Shared, gateway
 from app.server.http1 import GatewayProtocol
 from app.server.lifecycle import CUT, GIVE_UP, Lifecycle, Watchdog
 from app.server.preparation import prepare
@@ -246,14 +245,14 @@ def serve(
 
 
 def serve_in_worker(
-    settings: Settings, listener: socket.socket, link: WorkerLink, buckets: Buckets
+    settings: Settings, listener: socket.socket, link: WorkerLink, shared: Shared
 ) -> None:
     """Accept items on the supervisor's socket, and leave the rest to the delivering worker.
 
-    `buckets` are those of all workers. What a process may hold at once is divided among them.
+    `shared` is what all workers share. What a process may hold at once is divided among them.
     """
     with listener:
-        _serve(_share(settings), listener, link=link, buckets=buckets)
+        _serve(_share(settings), listener, link=link, shared=shared)
 
 
 def _share(settings: Settings) -> Settings:
@@ -272,13 +271,13 @@ def _serve(
     delivery: bool = False,
     on_listening: Callable[[], None] = lambda: None,
     link: WorkerLink | None = None,
-    buckets: Buckets | None = None,
+    shared: Shared = NOTHING_SHARED,
 ) -> None:
     settings = settings.model_copy(
         update={"gateway_max_connections": process_limits.allowed_connections(settings)}
     )
     config = uvicorn.Config(
-        create_app(settings, delivery=delivery, link=link, buckets=buckets),
+        create_app(settings, delivery=delivery, link=link, shared=shared),
         http=GatewayProtocol,
         ws="none",
         log_config=None,
@@ -304,13 +303,20 @@ def deliver(settings: Settings) -> None:
         runner.run(_deliver(settings, Role(calls=False)))
 
 
-def deliver_in_worker(settings: Settings, link: WorkerLink, *, delivery: bool) -> None:
+def deliver_in_worker(
+    settings: Settings, link: WorkerLink, shared: Shared, *, delivery: bool
+) -> None:
     """Deliver what the other workers accept, if wanted, seal, and do the housekeeping."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_deliver(settings, Role(delivers=delivery, calls=False), link))
+        runner.run(_deliver(settings, Role(delivers=delivery, calls=False), link, shared))
 
 
-async def _deliver(settings: Settings, role: Role, link: WorkerLink | None = None) -> None:
+async def _deliver(
+    settings: Settings,
+    role: Role,
+    link: WorkerLink | None = None,
+    shared: Shared = NOTHING_SHARED,
+) -> None:
     loop = asyncio.get_running_loop()
     lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
     watchdog = Watchdog()
@@ -328,7 +334,7 @@ async def _deliver(settings: Settings, role: Role, link: WorkerLink | None = Non
 
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
-    async with gateway(settings, Metrics(), lifecycle, role) as opened:
+    async with gateway(settings, Metrics(), lifecycle, role, shared) as opened:
         if link is None:
             loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
         else:

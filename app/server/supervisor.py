@@ -179,7 +179,7 @@ class Supervisor:
         """`delivery`: the worker that seals and does the housekeeping delivers, too."""
         self._settings, self._listener, self._on_listening = settings, listener, on_listening
         self._delivery, self._hub = delivery, LinkHub()
-        self._limits = SharedMemory.create()
+        self._memory = SharedMemory.create()
         self._context = forkserver()
         names = [f"accepting-{number}" for number in range(1, settings.gateway_workers + 1)]
         self._accepting = [Slot(name, partial(self._start, listener)) for name in names]
@@ -251,7 +251,7 @@ class Supervisor:
     def _start(self, listener: socket.socket | None, name: str) -> Worker:
         ours, theirs = socket.socketpair()
         job = WorkerJob(
-            name, self._settings, listener, theirs, self._limits, delivery=self._delivery
+            name, self._settings, listener, theirs, self._memory, delivery=self._delivery
         )
         process = self._context.Process(target=run_worker, args=(job,), name=name)
         process.start()

@@ -6,8 +6,10 @@ import socket
 import time
 from dataclasses import dataclass
 
+from app.database.write_turn import WriteTurn
 from app.limits.shared_memory import SharedBuckets, SharedMemory
 from app.server import run
+from app.server.bootstrap import Shared
 from app.server.worker_links import WorkerLink
 from app.settings import Settings
 from app.telemetry.logs import configure_logging
@@ -18,15 +20,15 @@ class WorkerJob:
     """What a worker process gets from the supervisor.
 
     `listener` is the socket that all accepting workers listen on; the delivering one has none.
-    `link_end` is the worker's end of its link to the supervisor, `limits` the memory of the buckets
-    that all share. `delivery`: the worker without a listener delivers.
+    `link_end` is the worker's end of its link to the supervisor, `memory` what all workers
+    share. `delivery`: the worker without a listener delivers.
     """
 
     name: str
     settings: Settings
     listener: socket.socket | None
     link_end: socket.socket
-    limits: SharedMemory
+    memory: SharedMemory
     delivery: bool
 
 
@@ -37,13 +39,13 @@ def run_worker(job: WorkerJob) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = job.settings
     flush_log = configure_logging(settings.gateway_log_level, settings.gateway_log_format)
+    shared = Shared(SharedBuckets(time.monotonic, job.memory), WriteTurn(job.memory.descriptor))
     link = WorkerLink(job.name, job.link_end, on_end=_stop_this_process)
     try:
         if job.listener is None:
-            run.deliver_in_worker(settings, link, delivery=job.delivery)
+            run.deliver_in_worker(settings, link, shared, delivery=job.delivery)
         else:
-            buckets = SharedBuckets(time.monotonic, job.limits)
-            run.serve_in_worker(settings, job.listener, link, buckets)
+            run.serve_in_worker(settings, job.listener, link, shared)
     finally:
         flush_log()
 
