@@ -3,7 +3,7 @@
 N workers accept; one delivers, seals the audit log and does the housekeeping. The supervisor owns
 the socket that the others listen on, does no work itself, and passes questions between workers
 (`worker_links.py`). uvicorn's own supervisor has workers of one kind, restarts one without a pause
-for ever, and stops all at once: see decision 0039.
+for ever, and stops all at once: see decision 0041.
 """
 
 import asyncio

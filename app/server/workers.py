@@ -13,6 +13,7 @@ from app.server.bootstrap import Shared
 from app.server.worker_links import WorkerLink
 from app.settings import Settings
 from app.telemetry.logs import configure_logging
+from app.urls import SqliteUrl, parse_database_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,11 @@ def run_worker(job: WorkerJob) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     settings = job.settings
     flush_log = configure_logging(settings.gateway_log_level, settings.gateway_log_format)
-    shared = Shared(SharedBuckets(time.monotonic, job.memory), WriteTurn(job.memory.descriptor))
+    on_sqlite = isinstance(parse_database_url(settings.gateway_database_url), SqliteUrl)
+    shared = Shared(
+        SharedBuckets(time.monotonic, job.memory),
+        WriteTurn(job.memory.descriptor) if on_sqlite else None,
+    )
     link = WorkerLink(job.name, job.link_end, on_end=_stop_this_process)
     try:
         if job.listener is None:
