@@ -22,10 +22,10 @@ Position = tuple[int, str]  # of a key in the list: its creation time (epoch mil
 log = structlog.get_logger("keys")
 
 
-TellWorkers = Callable[[], Awaitable[object]]
+NotifyWorkers = Callable[[], Awaitable[object]]
 
 
-async def tell_nobody() -> None:
+async def notify_nobody() -> None:
     """Do nothing: there are no other workers."""
 
 
@@ -45,10 +45,10 @@ class KeyService:
     """
 
     def __init__(
-        self, store: KeyStore, directory: Directory, tell_workers: TellWorkers = tell_nobody
+        self, store: KeyStore, directory: Directory, notify_workers: NotifyWorkers = notify_nobody
     ) -> None:
-        """`tell_workers` lets the other workers read the keys, and waits until they have."""
-        self._store, self._directory, self._tell_workers = store, directory, tell_workers
+        """`notify_workers` lets the other workers read the keys, and waits until they have."""
+        self._store, self._directory, self._notify_workers = store, directory, notify_workers
 
     async def page(self, caller: Caller, after: Position | None, limit: int) -> KeyPage:
         """Return keys after a position, including revoked ones."""
@@ -151,7 +151,7 @@ class KeyService:
         except StorageUnavailable as error:
             # The change is committed; it takes effect within a second once the database is back.
             log.warning("keys.unreadable", reason=error.detail)
-        await self._tell_workers()
+        await self._notify_workers()
         return result
 
 

@@ -102,8 +102,8 @@ class Outbox:
         self.on_accepted: Callable[[], None] = lambda: None
         # Called with an app, and how many of its items have settled by status
         self.on_settled: Callable[[str, Mapping[str, int]], None] = lambda app, counts: None
-        # Tells other processes which items have settled, since callers may wait for them there
-        self.tell_settled: Callable[[Sequence[int]], None] | None = None
+        # Called with items that have settled, since callers may wait for them in other processes
+        self.publish_settled: Callable[[Sequence[int]], None] | None = None
         self.dead_letters = DeadLetterService(
             engine,
             writer,
@@ -372,11 +372,11 @@ class Outbox:
         self.on_settled(app, counts)
         self._to_scrub |= bool(erased)
         self.queued -= settle.settled
-        if self._awaited or self.tell_settled is not None:
+        if self._awaited or self.publish_settled is not None:
             settled = [seq for seq, verdict in verdicts if isinstance(verdict, Settled)]
             self.wake_waiters(settled)
-            if self.tell_settled is not None:
-                self.tell_settled(settled)
+            if self.publish_settled is not None:
+                self.publish_settled(settled)
         return True
 
     def wake_waiters(self, seqs: Iterable[int]) -> None:

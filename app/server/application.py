@@ -42,8 +42,8 @@ from app.server.middleware import Middleware, Targets
 from app.server.openapi import document
 from app.server.process_reports import ProcessReports
 from app.server.unknown_routes import shown_path, unknown_route
+from app.server.worker_events import exchange_events
 from app.server.worker_links import WorkerLink
-from app.server.worker_news import exchange_news
 from app.settings import Settings
 from app.telemetry import Metrics
 from app.tracking.plan.validate import NO_PLANS, Plans
@@ -139,7 +139,7 @@ class Application(FastAPI):
 
     def serve(self, services: Services) -> None:
         """Answer requests with these services from now on."""
-        handlers = handlers_of(services, exchange_news(self._link, services))
+        handlers = handlers_of(services, exchange_events(self._link, services))
         self._services, self._handlers = services, handlers
         if self._framework is None:
             self._framework = self.build_middleware_stack()

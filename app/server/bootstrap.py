@@ -110,7 +110,7 @@ ALL_WORK = Role()
 
 
 class Shared(NamedTuple):
-    """What the workers of one gateway share: the buckets of rate limits, and the turn to write."""
+    """State that the workers of one gateway share: rate limit buckets, and the turn to write."""
 
     buckets: Buckets | None = None
     turn: AbstractContextManager[object] | None = None

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from app.api import audit, batch, dead_letters, events, keys, passthrough, preview
 from app.audit.service import AuditService
-from app.callers.key_service import KeyService, TellWorkers
+from app.callers.key_service import KeyService, NotifyWorkers
 from app.compat.admission import BodyCredentials
 from app.compat.leanplum_sdk import endpoint, execute, relayed_entries, transfers
 from app.compat.segment.endpoint import MessageReader, SegmentEndpoint
@@ -55,10 +55,10 @@ class Handlers(NamedTuple):
     previewer: Previewer
 
 
-def handlers_of(services: Services, tell_workers: TellWorkers) -> Handlers:
+def handlers_of(services: Services, notify_workers: NotifyWorkers) -> Handlers:
     """Return the handlers, constructed with the gateway's services.
 
-    `tell_workers` lets the other workers read the keys.
+    `notify_workers` lets the other workers read the keys.
     """
     settings, outbox, relay = services.settings, services.outbox, services.relay
     authenticator, limiter, bodies = services.authenticator, services.limiter, services.bodies
@@ -68,7 +68,7 @@ def handlers_of(services: Services, tell_workers: TellWorkers) -> Handlers:
         services.pseudonyms,
         lambda: {*services.apps, *services.tracking.names.counts()},
     )
-    key_service = KeyService(services.keys, services.directory, tell_workers)
+    key_service = KeyService(services.keys, services.directory, notify_workers)
     receipt_service = ReceiptService(outbox)
     privacy = RelayedCallPrivacy(services.enrichment)
     job_facts = JobFacts(services.pseudonyms.of)

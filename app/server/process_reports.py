@@ -1,4 +1,4 @@
-"""What `/metrics` and `/readyz` report: of this process, or of all workers together."""
+"""The reports behind `/metrics` and `/readyz`: of this process, or of all workers together."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ class ProcessReports:
         self._link = link
         if link is not None:
             link.answerers[METRICS] = self._render
-            link.answerers[STATE] = self._tell
+            link.answerers[STATE] = self._report_parts
 
     async def metrics(self) -> bytes:
         """Return the metrics of all processes in Prometheus' text format."""
@@ -53,7 +53,7 @@ class ProcessReports:
     async def _render(self) -> merged_metrics.Rendered:
         return merged_metrics.render(self._metrics.registry)
 
-    async def _tell(self) -> list[Any]:
+    async def _report_parts(self) -> list[Any]:
         return list(self._report())
 
     def _report(self) -> DeliveryReport:

@@ -20,8 +20,8 @@ from app.server.http1 import GatewayProtocol
 from app.server.lifecycle import CUT, GIVE_UP, Lifecycle, Watchdog
 from app.server.preparation import prepare
 from app.server.process_reports import ProcessReports
+from app.server.worker_events import exchange_events
 from app.server.worker_links import WorkerLink
-from app.server.worker_news import exchange_news
 from app.settings import Settings
 from app.telemetry import Metrics
 
@@ -57,7 +57,7 @@ class GatewayServer(uvicorn.Server):
         """Start, log where the server listens, and read the apps again on every SIGHUP.
 
         Apps are read again within a second anyway; the signal is for operators who expect it. A
-        worker tells its supervisor instead.
+        worker reports to its supervisor instead.
         """
         await super().startup(sockets)
         if self.should_exit:
@@ -339,7 +339,7 @@ async def _deliver(
             loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
         else:
             ProcessReports(opened, link)
-            exchange_news(link, opened)
+            exchange_events(link, opened)
             await link.open()
         structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()

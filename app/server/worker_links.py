@@ -1,8 +1,8 @@
-"""The links between the processes of `serve --workers N`: what they ask and tell each other.
+"""The links between the processes of `serve --workers N`: questions to all, and published events.
 
 Each worker has a socket to the supervisor. It passes questions on to every worker and collects the
-answers, and passes on what a worker tells the others. Messages are JSON, one in each line. The end
-of the socket tells a worker that the supervisor is gone, and the supervisor that a worker is.
+answers, and passes on what a worker publishes. Messages are JSON, one in each line. The end of the
+socket shows a worker that the supervisor is gone, and the supervisor that a worker is.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-GATHER_SECONDS = 0.005  # that what is told to others waits for more
-ANSWER_SECONDS = 2.0  # that a question waits for workers
+GATHER_SECONDS = 0.005  # during which published values are gathered into one message
+ANSWER_SECONDS = 2.0  # longest wait for a worker's answer
 MAX_MESSAGE = 64 * 1024 * 1024  # bytes
 
 
@@ -25,11 +25,11 @@ class WorkerLink:
     def __init__(self, name: str, end: socket.socket, on_end: Callable[[], object]) -> None:
         """`end` is this worker's end; `on_end` is called if the supervisor is gone."""
         self.name, self._end, self._on_end = name, end, on_end
-        # What answers each question, with a value for JSON; other questions are not answered
+        # Return the answer to a question as a value for JSON; other questions are not answered
         self.answerers = dict[str, Callable[[], Awaitable[Any]]]()
-        # What takes what the other workers tell, by its topic: the values that they have gathered
+        # Called with the values that another worker has published, by topic
         self.listeners = dict[str, Callable[[list[int]], object]]()
-        self._untold = dict[str, list[int]]()
+        self._unpublished = dict[str, list[int]]()
         self._numbers = itertools.count(1)
         self._asked = dict[int, asyncio.Future[dict[str, Any]]]()
         self._writer: asyncio.StreamWriter | None = None
@@ -37,21 +37,21 @@ class WorkerLink:
         self._answering = set[asyncio.Task[None]]()
 
     async def open(self) -> None:
-        """Begin to answer questions, and tell the supervisor that this worker does its work."""
+        """Begin to answer questions, and report to the supervisor that this worker is ready."""
         reader, self._writer = await asyncio.open_connection(sock=self._end, limit=MAX_MESSAGE)
         self._reading = asyncio.create_task(self._read(reader))
         self._send({"ready": True})
 
-    def tell(self, topic: str, values: Iterable[int] = ()) -> None:
-        """Tell the other workers soon, with whatever is told of the topic meanwhile."""
-        if not self._untold:
-            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._tell_gathered)
-        self._untold.setdefault(topic, []).extend(values)
+    def publish(self, topic: str, values: Iterable[int] = ()) -> None:
+        """Send values to the other workers soon, with what is published meanwhile."""
+        if not self._unpublished:
+            asyncio.get_running_loop().call_later(GATHER_SECONDS, self._publish_gathered)
+        self._unpublished.setdefault(topic, []).extend(values)
 
-    def _tell_gathered(self) -> None:
-        for topic, values in self._untold.items():
-            self._send({"tell": topic, "values": values})
-        self._untold = {}
+    def _publish_gathered(self) -> None:
+        for topic, values in self._unpublished.items():
+            self._send({"publish": topic, "values": values})
+        self._unpublished = {}
 
     async def ask(self, question: str) -> dict[str, Any]:
         """Return the answers of all workers to a question, this one's too, by their names.
@@ -89,9 +89,9 @@ class WorkerLink:
             asked = self._asked.get(message["number"])
             if asked is not None and not asked.done():
                 asked.set_result(message["answers"])
-        elif "tell" in message:
-            if message["tell"] in self.listeners:
-                self.listeners[message["tell"]](message["values"])
+        elif "publish" in message:
+            if message["publish"] in self.listeners:
+                self.listeners[message["publish"]](message["values"])
         else:
             task = asyncio.create_task(self._reply(message["ask"], message["number"]))
             self._answering.add(task)
@@ -150,7 +150,7 @@ class SupervisorLink:
     def _take(self, message: dict[str, Any]) -> None:
         if "ready" in message:
             self.ready.set()
-        elif "tell" in message:
+        elif "publish" in message:
             for link in self._hub.links - {self}:
                 link.send(message)
         elif "ask" in message:

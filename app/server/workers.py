@@ -1,4 +1,4 @@
-"""The worker processes of `serve --workers N`: what each of them runs."""
+"""The worker processes of `serve --workers N`."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from app.urls import SqliteUrl, parse_database_url
 
 @dataclass(frozen=True, slots=True)
 class WorkerJob:
-    """What a worker process gets from the supervisor.
+    """The arguments of a worker process.
 
     `listener` is the socket that all accepting workers listen on; the delivering one has none.
     `link_end` is the worker's end of its link to the supervisor, `memory` what all workers
@@ -56,6 +56,6 @@ def run_worker(job: WorkerJob) -> None:
 
 
 def _stop_this_process() -> None:
-    """Stop without the drain time: nobody tells a proxy, and the next start needs the port."""
+    """Stop without the drain time: no proxy has to notice, and the next start needs the port."""
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.errors import StartRefused
-from app.server.supervisor import MOST_FAILURES, Slot, describe_exit
+from app.server.worker_slots import MOST_FAILURES, Slot, describe_exit
 from tests.support.wait import until_async
 
 
@@ -137,5 +137,5 @@ async def test_a_replacement_that_does_not_get_ready_leaves_the_old_one() -> Non
 @pytest.mark.parametrize(
     ("code", "words"), [(3, "exit code 3"), (-9, "the signal SIGKILL"), (-15, "the signal SIGTERM")]
 )
-def test_an_exit_code_is_told_in_words(code: int, words: str) -> None:
+def test_an_exit_code_is_described_in_words(code: int, words: str) -> None:
     assert describe_exit(code) == words

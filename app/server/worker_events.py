@@ -1,23 +1,23 @@
-"""What the workers of one gateway tell each other: accepted and settled items, changed keys."""
+"""The events that the workers of one gateway publish: accepted and settled items, changed keys."""
 
 from collections.abc import Awaitable, Callable
 
-from app.callers.key_service import tell_nobody
+from app.callers.key_service import notify_nobody
 from app.database.driver import in_background
 from app.server.bootstrap import Services
 from app.server.worker_links import WorkerLink
 
-ACCEPTED, SETTLED = "accepted", "settled"  # what is told
+ACCEPTED, SETTLED = "accepted", "settled"  # topics
 KEYS = "keys"  # the question to read the keys, answered once that is done
 
 
-def exchange_news(link: WorkerLink | None, services: Services) -> Callable[[], Awaitable[object]]:
+def exchange_events(link: WorkerLink | None, services: Services) -> Callable[[], Awaitable[object]]:
     """Tell the other workers of items, and listen to them, if there are any.
 
     Return what lets them read the keys, and waits until they have.
     """
     if link is None:
-        return tell_nobody
+        return notify_nobody
     outbox, directory = services.outbox, services.directory
     look_for_items = outbox.on_accepted
 
@@ -27,11 +27,11 @@ def exchange_news(link: WorkerLink | None, services: Services) -> Callable[[], A
     link.listeners[ACCEPTED] = lambda _: look_for_items()
     link.listeners[SETTLED] = outbox.wake_waiters
     link.answerers[KEYS] = read_keys
-    outbox.tell_settled = lambda seqs: link.tell(SETTLED, seqs)
+    outbox.publish_settled = lambda seqs: link.publish(SETTLED, seqs)
 
-    def tell_accepted() -> None:
+    def publish_accepted() -> None:
         look_for_items()
-        link.tell(ACCEPTED)
+        link.publish(ACCEPTED)
 
-    outbox.on_accepted = tell_accepted
+    outbox.on_accepted = publish_accepted
     return lambda: link.ask(KEYS)
