@@ -43,16 +43,17 @@ def serve(
     workers: Workers = None,
 ) -> None:
     """Run the gateway: accept items over HTTP and deliver them."""
-    from app.server import supervisor
-    from app.server.sandbox import sandbox as run_sandbox
-
     overrides = given(gateway_host=host, gateway_port=port, gateway_workers=workers)
     settings = load_settings(logged=True, **overrides)
     if reset and not sandbox:
         raise StartRefused("--reset: empties a sandbox's database, so it needs --sandbox")
     if sandbox:
+        from app.server.sandbox import sandbox as run_sandbox
+
         exit_code = run_sandbox(overrides, reset=reset)
     else:
+        from app.server import supervisor
+
         exit_code = supervisor.serve(settings, delivery=delivery)
     raise typer.Exit(exit_code)
 

@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 
 from app.errors import StartRefused
+from app.server.listening import listen
 from app.server.preparation import check_bootstrap_key
-from app.server.run import listen
 from app.server.sandbox_database import empty_database, free_database_url, sandbox_key
 from app.server.supervisor import serve
 from app.settings import Settings, load

@@ -16,12 +16,12 @@ from multiprocessing.context import ForkServerContext
 
 import structlog
 
+from app.errors import StartRefused
 from app.limits.shared_memory import SharedMemory
-from app.server import run
-from app.server.preparation import prepare
+from app.server.listening import listen, log_listening
 from app.server.worker_links import LinkHub, SupervisorLink
-from app.server.worker_slots import Slot, Worker
-from app.server.workers import WorkerJob, run_worker
+from app.server.worker_slots import Slot, Worker, describe_exit
+from app.server.workers import WorkerJob, prepare_in_worker, run_worker
 from app.settings import Settings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -36,15 +36,16 @@ class Supervisor:
         self,
         settings: Settings,
         listener: socket.socket,
+        context: ForkServerContext,
         *,
         delivery: bool = True,
         on_listening: Callable[[], None] = lambda: None,
     ) -> None:
-        """`delivery`: the worker that seals and does the housekeeping delivers, too."""
+        """`context` starts processes. `delivery`: the worker that keeps house delivers, too."""
         self._settings, self._listener, self._on_listening = settings, listener, on_listening
         self._delivery, self._hub = delivery, LinkHub()
         self._memory = SharedMemory.create()
-        self._context = forkserver()
+        self._context = context
         names = [f"accepting-{number}" for number in range(1, settings.gateway_workers + 1)]
         self._accepting = [Slot(name, partial(self._start, listener)) for name in names]
         self._delivering = Slot("delivering" if delivery else "sealing", partial(self._start, None))
@@ -109,7 +110,7 @@ class Supervisor:
     async def _log_listening(self) -> None:
         for slot in [self._delivering, *self._accepting]:
             await slot.ready.wait()
-        run.log_listening(self._listener, self._settings.gateway_root_path)
+        log_listening(self._listener, self._settings.gateway_root_path)
         self._on_listening()
 
     def _start(self, listener: socket.socket | None, name: str) -> Worker:
@@ -126,7 +127,7 @@ class Supervisor:
 def forkserver() -> ForkServerContext:
     """Return what starts processes: by forks of one that has imported all of the gateway."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["app.server.workers"])
+    context.set_forkserver_preload(["app.server.worker_preload"])
     return context
 
 
@@ -143,20 +144,47 @@ def serve(
     accepted. Raises StartRefused if the settings or the database do not allow a start.
     """
     if settings.gateway_workers == 1:
+        from app.server import run
+
         run.serve(settings, delivery=delivery, listener=listener, on_listening=on_listening)
         return 0
-    prepare(settings)
-    with listener or run.listen(settings) as bound:
-        supervising = _supervise(settings, bound, delivery=delivery, on_listening=on_listening)
+    context = forkserver()
+    _prepare(context, settings)
+    with listener or listen(settings) as bound:
+        supervising = _supervise(
+            settings, bound, context, delivery=delivery, on_listening=on_listening
+        )
         return asyncio.run(supervising)
+
+
+def _prepare(context: ForkServerContext, settings: Settings) -> None:
+    """Do what may refuse the start, in a process of its own: the supervisor imports no services.
+
+    Raises StartRefused.
+    """
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=prepare_in_worker, args=(settings, theirs), name="prepare")
+    process.start()
+    theirs.close()
+    try:
+        refusal = ours.recv()
+    except EOFError:
+        process.join()
+        refusal = f"the start ended with {describe_exit(process.exitcode or 0)}; the log says why"
+    process.join()
+    if refusal is not None:
+        raise StartRefused(refusal)
 
 
 async def _supervise(
     settings: Settings,
     listener: socket.socket,
+    context: ForkServerContext,
     *,
     delivery: bool,
     on_listening: Callable[[], None],
 ) -> int:
-    supervisor = Supervisor(settings, listener, delivery=delivery, on_listening=on_listening)
+    supervisor = Supervisor(
+        settings, listener, context, delivery=delivery, on_listening=on_listening
+    )
     return await supervisor.run()

@@ -1,15 +1,19 @@
-"""The worker processes of `serve --workers N`."""
+"""The worker processes of `serve --workers N`.
+
+The supervisor imports this module, and so nothing here imports the gateway's services before a
+worker runs: the supervisor stays small, and starts soon.
+"""
 
 import os
 import signal
 import socket
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 from app.database.write_turn import WriteTurn
+from app.errors import StartRefused
 from app.limits.shared_memory import SharedBuckets, SharedMemory
-from app.server import run
-from app.server.bootstrap import Shared
 from app.server.worker_links import WorkerLink
 from app.settings import Settings
 from app.telemetry.logs import configure_logging
@@ -33,8 +37,26 @@ class WorkerJob:
     delivery: bool
 
 
+def prepare_in_worker(settings: Settings, result: Connection) -> None:
+    """Do what may refuse the start, and send the reason if it does; None otherwise."""
+    from app.server.preparation import prepare
+
+    flush_log = configure_logging(settings.gateway_log_level, settings.gateway_log_format)
+    try:
+        prepare(settings)
+    except StartRefused as error:
+        result.send(str(error))
+    else:
+        result.send(None)
+    finally:
+        flush_log()
+
+
 def run_worker(job: WorkerJob) -> None:
     """Run a worker until the supervisor stops it, or is gone."""
+    from app.server import run
+    from app.server.bootstrap import Shared
+
     # A terminal's Ctrl-C is for the supervisor, which stops its workers in order.
     os.setpgrp()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.http.proxies import Origin, TrustedProxies, plain
-from app.server import run
+from app.server.listening import listen
 from app.settings import Settings
 from tests.support.gateway import Talk
 from tests.support.http_server import served
@@ -236,7 +236,7 @@ def test_a_proxy_is_recognised_by_a_gateway_that_listens_on_all_addresses(
         gateway_trusted_proxies="127.0.0.0/8",
         gateway_failed_auth_per_minute=1,
     )
-    with closing(run.listen(given)) as listening, served(given, listening=listening) as port:
+    with closing(listen(given)) as listening, served(given, listening=listening) as port:
         assert given.gateway_bootstrap_key is not None
         url, headers = f"http://127.0.0.1:{port}/v1/audit", {"X-Forwarded-For": "1.2.3.4:77"}
         assert httpx.get(url, headers=headers).status_code == 401
