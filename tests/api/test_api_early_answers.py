@@ -3,14 +3,10 @@ with.
 """
 
 import http.client
-import os
-import shutil
-import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -19,7 +15,7 @@ import pytest
 from app.server import http1
 from tests.support.gateway import make_settings
 from tests.support.http_server import Wire, served
-from tests.support.wait import free_port
+from tests.support.nginx import needs_nginx, nginx
 
 ATTEMPTS = 8
 LARGE = b"x" * (16 * 1024 * 1024)
@@ -247,49 +243,6 @@ def _cut_off(wire: Wire) -> bool:
 
 # --- through nginx ----------------------------------------------------------------------------------------------------
 
-CONFIG = """daemon off; pid {scratch}/pid; error_log {scratch}/errors; worker_processes 1; {user}
-events {{ worker_connections 64; }}
-http {{ access_log off; client_body_temp_path {scratch}/body; proxy_temp_path {scratch}/proxy;
-    fastcgi_temp_path {scratch}/f; uwsgi_temp_path {scratch}/u; scgi_temp_path {scratch}/s;
-    server {{ listen 127.0.0.1:{port}; {more} location / {{ proxy_pass http://127.0.0.1:{upstream}; }} }} }}
-"""
-needs_nginx = pytest.mark.skipif(
-    shutil.which("nginx") is None and "GATEWAY_TESTS_NEED_NGINX" not in os.environ,
-    reason="nginx is not installed",
-)
-
-
-@contextmanager
-def nginx(upstream: int, more: str) -> Iterator[int]:
-    """The port of an nginx in front; `more`: what is said beside its defaults."""
-    # Short: pytest's own are closed to nginx's workers
-    with tempfile.TemporaryDirectory() as scratch:
-        port, config = free_port(), Path(scratch) / "nginx.conf"
-        user = "user root;" if os.geteuid() == 0 else ""
-        config.write_text(
-            CONFIG.format(scratch=scratch, port=port, upstream=upstream, more=more, user=user)
-        )
-        process = subprocess.Popen(
-            ["nginx", "-c", str(config), "-p", scratch], stderr=subprocess.PIPE
-        )
-        try:
-            _wait_for(port, process)
-            yield port
-        finally:
-            process.terminate()
-            process.communicate(timeout=10)
-
-
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(200):
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-    raise AssertionError("nginx did not start")
-
 
 @needs_nginx
 @pytest.mark.parametrize(
@@ -301,7 +254,7 @@ def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
 def test_a_refusal_passes_nginx(server: Running, more: str, statuses: list[str]) -> None:
     """With its defaults nginx refuses bodies of more than a megabyte by itself."""
     body = LARGE if more else LARGE[:1_000_000]
-    with nginx(server.port, more) as port:
+    with nginx(f"{more} location / {{ proxy_pass http://127.0.0.1:{server.port}; }}") as port:
         for status in statuses:
             path, headers = REFUSED[status][0], server.headers(status, close=False)
             found = [by_http_client(port, path, headers, body) for _ in range(ATTEMPTS)]

@@ -4,9 +4,6 @@ by plain requests to the real server, through nginx, and in a browser.
 
 import os
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +22,7 @@ from app.urls import parse_path_prefix
 from tests.support.browser import Visit
 from tests.support.gateway import WIDE, make_settings
 from tests.support.http_server import Wire, served
-from tests.support.wait import free_port, until
+from tests.support.nginx import needs_nginx, nginx
 
 P = "/leanplum"
 HEADER = b"x-forwarded-prefix"
@@ -364,13 +361,6 @@ def test_a_prefix_that_is_called_as_one_of_the_gateways_own_paths(
 
 # --- through nginx ----------------------------------------------------------------------------------------------------
 
-NGINX = """daemon off; pid {scratch}/pid; error_log {scratch}/errors; worker_processes 1; {user}
-events {{ worker_connections 64; }}
-http {{ access_log off; client_body_temp_path {scratch}/body; proxy_temp_path {scratch}/proxy;
-    fastcgi_temp_path {scratch}/f; uwsgi_temp_path {scratch}/u; scgi_temp_path {scratch}/s;
-    server {{ listen 127.0.0.1:{port}; location / {{ return 418; }}
-        location /leanplum/ {{ proxy_pass http://127.0.0.1:{upstream}{slash}; {more} }} }} }}
-"""
 NAMES_IT = "proxy_set_header X-Forwarded-Prefix /leanplum;"
 SET_UPS = {
     "configured, taken off": (ROOTED, "/", ""),
@@ -379,40 +369,14 @@ SET_UPS = {
     "named, left in": (TRUSTING, "", NAMES_IT),
     "both, taken off": (ROOTED | TRUSTING, "/", NAMES_IT),
 }
-needs_nginx = pytest.mark.skipif(
-    shutil.which("nginx") is None and "GATEWAY_TESTS_NEED_NGINX" not in os.environ,
-    reason="nginx is not installed",
-)
 
 
-@contextmanager
-def nginx(upstream: int, slash: str, more: str) -> Iterator[int]:
-    """The port of an nginx that offers the gateway under /leanplum, and nothing else."""
-    # Short: pytest's own are closed to nginx's workers
-    with tempfile.TemporaryDirectory() as scratch:
-        port, config = free_port(), Path(scratch) / "nginx.conf"
-        user = "user root;" if os.geteuid() == 0 else ""
-        text = NGINX.format(
-            scratch=scratch, port=port, upstream=upstream, slash=slash, more=more, user=user
-        )
-        config.write_text(text)
-        process = subprocess.Popen(
-            ["nginx", "-c", str(config), "-p", scratch], stderr=subprocess.PIPE
-        )
-        try:
-            until(lambda: _answers(port, process))
-            yield port
-        finally:
-            process.terminate()
-            process.communicate(timeout=10)
-
-
-def _answers(port: int, process: "subprocess.Popen[bytes]") -> bool:
-    assert process.poll() is None, process.stderr and process.stderr.read()
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/", trust_env=False).status_code == 418
-    except httpx.TransportError:
-        return False
+def under_leanplum(upstream: int, slash: str, more: str) -> str:
+    """The directives of an nginx that offers the gateway under /leanplum, and nothing else."""
+    return (
+        "location / { return 418; } location /leanplum/ { "
+        f"proxy_pass http://127.0.0.1:{upstream}{slash}; {more} }}"
+    )
 
 
 @needs_nginx
@@ -421,7 +385,10 @@ def test_through_nginx_every_link_leads_to_the_gateway(
     set_up: str, tmp_path: Path, migrated: Path
 ) -> None:
     given, slash, more = SET_UPS[set_up]
-    with running(tmp_path, migrated, given) as server, nginx(server.port, slash, more) as port:
+    with (
+        running(tmp_path, migrated, given) as server,
+        nginx(under_leanplum(server.port, slash, more)) as port,
+    ):
         # With a path after the host, proxy_pass makes a slash of %2F.
         check_everything(Site(server, P, inside=P, port=port), slashes=not slash)
         assert server.call("GET", "/readyz").status_code == 200  # a probe that goes past the proxy
@@ -433,7 +400,10 @@ def test_a_browser_shows_the_reference_under_the_prefix(
     set_up: str, tmp_path: Path, migrated: Path, visit: Visit
 ) -> None:
     given, slash, more = SET_UPS[set_up]
-    with running(tmp_path, migrated, given) as server, nginx(server.port, slash, more) as port:
+    with (
+        running(tmp_path, migrated, given) as server,
+        nginx(under_leanplum(server.port, slash, more)) as port,
+    ):
         page = visit(f"http://127.0.0.1:{port}{P}/docs")
         page.get_by_role("heading", name="Leanplum gateway").wait_for(timeout=60_000)
         page.get_by_text(f"http://127.0.0.1:{port}{P}").first.wait_for()
