@@ -2,22 +2,20 @@
 
 The memory is a table of slots. A bucket's slot is one of 16 neighbours, found by a hash of its
 name. If all of them are taken, the bucket that misses least of being full is replaced: its callers
-may then send that much more, once. A lock of the operating system guards the table; it is released
-when the process that holds it ends, however that happens.
+may then send that much more, once. A lock of the operating system guards the table.
 """
 
-import fcntl
 import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from multiprocessing import reduction
 from typing import Any
 
+from app.file_lock import FileLock
 from app.limits.buckets import Buckets, Decision, Limit
 
 SLOT = struct.Struct("=16sdddq")  # the hash of the name; deficit, its time, rate, `whole`
@@ -25,6 +23,10 @@ SLOTS, NEIGHBOURS = 262_144, 16
 TABLE_BYTES = SLOTS * SLOT.size
 EMPTY = bytes(16)
 CACHED_NAMES = 10_000
+LOCKED_BYTE = 0  # which of the file's bytes is the lock of the table
+# A decision takes microseconds. If the lock is held for longer, its holder was stopped; then a
+# decision that is a little wrong is better than none.
+LOCK_SECONDS, LOCK_PAUSE = 0.05, 0.00005
 _Bucket = tuple[float, float, float, int]
 
 
@@ -66,32 +68,26 @@ class SharedBuckets(Buckets):
 
     def __init__(self, clock: Callable[[], float], memory: SharedMemory) -> None:
         super().__init__(clock)
-        self._descriptor = memory.descriptor
+        self._lock = FileLock(
+            memory.descriptor, LOCKED_BYTE, wait_seconds=LOCK_SECONDS, pause_seconds=LOCK_PAUSE
+        )
         self._table = _Table(memory.descriptor, clock)
         self._buckets = self._table  # type: ignore[assignment]
 
     def take(self, limits: Sequence[Limit], count: int) -> Decision:
         """Take `count` items from every one of the buckets, or nothing from any."""
-        with self._locked():
+        with self._lock:
             return super().take(limits, count)
 
     def give(self, limits: Sequence[Limit], count: int) -> Decision:
         """Give `count` items back to every one of the buckets, up to its deficit."""
-        with self._locked():
+        with self._lock:
             return super().give(limits, count)
 
     def put(self, limit: Limit, deficit: float) -> None:
         """Set a bucket's deficit, as another source knows it."""
-        with self._locked():
+        with self._lock:
             super().put(limit, deficit)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1)
 
 
 class _Table:

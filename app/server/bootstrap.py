@@ -491,7 +491,8 @@ async def _limiting(
 ) -> AsyncIterator[Limiter]:
     """Limit callers by these buckets, or by those that replicas share."""
     url = settings.gateway_shared_limits_url
-    if buckets is None:
+    if buckets is None or url is not None:
+        # Each worker is a replica of its own for shared limits, and has its share of them
         buckets = Buckets(time.monotonic)
     if url is None or not wanted:
         yield LocalLimiter(buckets)

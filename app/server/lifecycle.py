@@ -41,6 +41,7 @@ class Lifecycle:
     ) -> None:
         self.shutdown_seconds = shutdown_seconds
         self.draining = False
+        self.replaced = False  # another process goes on accepting at this address
         self.on_drain = list[Hook]()
         self.on_refuse = list[Hook]()
         self.on_cut = list[Hook]()

@@ -1,5 +1,7 @@
 """Operational endpoints: liveness, readiness and metrics."""
 
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +13,8 @@ from app.database.engine import reason
 from app.database.writer import Writer
 from app.errors import StorageUnavailable
 from app.http import RateLimiter, Tag, context_of
-from app.server.process_reports import DeliveryReport
+from app.server.lifecycle import Lifecycle
+from app.server.process_reports import DeliveryReport, ProcessReports
 
 PROBE_SECONDS = 5.0  # so that /readyz responds within six seconds
 router = APIRouter(tags=[Tag.OPERATIONS])
@@ -53,14 +56,18 @@ async def readyz(request: Request) -> Any:
     The response is 503, naming the part, if a part is not ready or the gateway is shutting down.
     """
     context_of(request.scope).operation = "GET /readyz"
-    report = await request.state.reports.delivery()
+    reports: ProcessReports = request.state.reports
+    report, workers = await asyncio.gather(reports.delivery(), reports.workers())
     parts: dict[str, schemas.PartState] = {
         "database": await _database(request.state.writer),
         "delivery": _delivery(report),
         "limits": _limits(request.state.limiter),
         "audit": _audit(report),
     }
-    if request.state.lifecycle.draining:
+    if workers is not None:
+        parts["workers"] = _workers(workers)
+    lifecycle: Lifecycle = request.state.lifecycle
+    if lifecycle.draining and not lifecycle.replaced:
         parts["process"] = {"ok": False, "detail": "stopping"}
     ready = all(part["ok"] for part in parts.values())
     return JSONResponse(
@@ -81,6 +88,12 @@ def _delivery(report: DeliveryReport) -> schemas.PartState:
             detail += f"; it redirects to {report.redirects[app]}"
         details.append(detail)
     return {"ok": True, "detail": "; ".join(details)} if details else {"ok": True}
+
+
+def _workers(states: Mapping[str, str]) -> schemas.PartState:
+    """Return the state of the workers, which is always ok: this one accepts items."""
+    others = [f"{name}: {state}" for name, state in states.items() if state != "ready"]
+    return {"ok": True, "detail": "; ".join(others)} if others else {"ok": True}
 
 
 def _limits(limiter: RateLimiter) -> schemas.PartState:

@@ -37,11 +37,9 @@ def prepare(settings: Settings) -> None:
 
     Apps are configured, files can be read, and the database opens. Raises StartRefused.
     """
-    read_apps(settings)
+    check_start_files(settings)
     check_bootstrap_key(settings)
     _ = settings.route
-    LoadedPlans(settings.gateway_tracking_plan)
-    check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
     engine = connect(settings.gateway_database_url)
     try:
         _log_encryption(body_cipher(settings, engine))
@@ -53,6 +51,13 @@ def prepare(settings: Settings) -> None:
             pass
     finally:
         engine.dispose()
+
+
+def check_start_files(settings: Settings) -> None:
+    """Raise StartRefused if the apps, the tracking plan or the enrichment cannot be read."""
+    read_apps(settings)
+    LoadedPlans(settings.gateway_tracking_plan)
+    check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
 
 
 def body_cipher(settings: Settings, engine: Engine) -> BodyCipher:

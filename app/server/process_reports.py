@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from prometheus_client import generate_latest
 
 from app.server.bootstrap import Services
-from app.server.worker_links import WorkerLink
+from app.server.worker_links import METRICS, SUPERVISOR, WORKERS, WorkerLink
 from app.telemetry import merged_metrics
 
-METRICS, STATE = "metrics", "state"  # the questions that workers ask each other
+STATE = "state"  # the question about DeliveryReport
 
 
 class DeliveryReport(NamedTuple):
@@ -49,6 +49,14 @@ class ProcessReports:
             return self._report()
         answers = await self._link.ask(STATE)
         return _combined([DeliveryReport(*answer) for answer in answers.values()])
+
+    async def workers(self) -> dict[str, str] | None:
+        """Return the state of each worker by name; None if this process is alone."""
+        if self._link is None:
+            return None
+        answers = await self._link.ask(WORKERS)
+        states: dict[str, str] | None = answers.get(SUPERVISOR)
+        return states
 
     async def _render(self) -> merged_metrics.Rendered:
         return merged_metrics.render(self._metrics.registry)

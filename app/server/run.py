@@ -63,6 +63,7 @@ class GatewayServer(uvicorn.Server):
         if self.should_exit:
             return
         if self._link is not None:
+            self._link.on_stop, self._link.on_end = self._stop_worker, self._stop_without_drain
             await self._link.open()
             return
         refresh_apps = self.config.app.services.apps.refresh  # type: ignore[union-attr]
@@ -73,7 +74,13 @@ class GatewayServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals while the server runs; ignore those that come after it has closed."""
+        """Handle signals while the server runs; ignore those that come after it has closed.
+
+        A worker ignores them all: its supervisor stops it.
+        """
+        if self._link is not None:
+            yield
+            return
         with super().capture_signals():
             yield
         if self._signals:
@@ -92,6 +99,16 @@ class GatewayServer(uvicorn.Server):
             shutdown=share * self._lifecycle.shutdown_seconds,
         )
         asyncio.get_running_loop().call_soon_threadsafe(self._advance_stop, self._signals)
+
+    def _stop_worker(self, replaced: bool) -> None:
+        """Go one step further in the stop of a worker."""
+        self._lifecycle.replaced = replaced
+        self.handle_exit(signal.SIGTERM, None)
+
+    def _stop_without_drain(self) -> None:
+        """Stop at once, since the supervisor is gone: the next start needs the port."""
+        for _ in range(2 - min(self._signals, 2)):
+            self.handle_exit(signal.SIGTERM, None)
 
     def _advance_stop(self, signals: int) -> None:
         if signals == 1 and self.started:
@@ -130,6 +147,8 @@ class GatewayServer(uvicorn.Server):
         for connection in self._connections():
             connection.transport.abort()
         await self.lifespan.shutdown()
+        if self._link is not None:
+            await self._link.close()
         self._watchdog.close()
 
     async def _close_listeners(self, sockets: list[socket.socket]) -> None:
@@ -302,14 +321,17 @@ async def _deliver(
         watchdog.arm_for(drain=0.0, shutdown=share * lifecycle.shutdown_seconds)
         loop.call_soon_threadsafe(next_step)
 
-    for number in STOP_SIGNALS:
-        signal.signal(number, stop)
+    if link is None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, stop)
     async with gateway(settings, Metrics(), lifecycle, role, shared) as opened:
         if link is None:
             loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
         else:
             ProcessReports(opened, link)
             exchange_events(link, opened)
+            link.on_stop = lambda replaced: stop(signal.SIGTERM, None)
+            link.on_end = lambda: None if lifecycle.refusing else stop(signal.SIGTERM, None)
             await link.open()
         structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()

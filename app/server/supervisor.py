@@ -7,6 +7,7 @@ for ever, and stops all at once: see decision 0041.
 """
 
 import asyncio
+import errno
 import multiprocessing
 import signal
 import socket
@@ -19,12 +20,13 @@ import structlog
 from app.errors import StartRefused
 from app.limits.shared_memory import SharedMemory
 from app.server.listening import listen, log_listening
-from app.server.worker_links import LinkHub, SupervisorLink
+from app.server.worker_links import WORKERS, LinkHub, SupervisorLink
 from app.server.worker_slots import Slot, Worker, describe_exit
 from app.server.workers import WorkerJob, prepare_in_worker, run_worker
 from app.settings import Settings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+GRACE_SECONDS = 5.0  # beyond the time that the settings give a worker to stop; then it is killed
 
 log = structlog.get_logger("workers")
 
@@ -43,12 +45,25 @@ class Supervisor:
     ) -> None:
         """`context` starts processes. `delivery`: the worker that keeps house delivers, too."""
         self._settings, self._listener, self._on_listening = settings, listener, on_listening
-        self._delivery, self._hub = delivery, LinkHub()
+        self._delivery, self._context = delivery, context
         self._memory = SharedMemory.create()
-        self._context = context
-        names = [f"accepting-{number}" for number in range(1, settings.gateway_workers + 1)]
-        self._accepting = [Slot(name, partial(self._start, listener)) for name in names]
-        self._delivering = Slot("delivering" if delivery else "sealing", partial(self._start, None))
+        stop_seconds = settings.gateway_shutdown_seconds + GRACE_SECONDS
+        self._accepting = [
+            Slot(
+                f"accepting-{number}",
+                partial(self._start, listener),
+                stop_seconds=settings.gateway_drain_seconds + stop_seconds,
+            )
+            for number in range(1, settings.gateway_workers + 1)
+        ]
+        self._delivering = Slot(
+            "delivering" if delivery else "sealing",
+            partial(self._start, None),
+            stop_seconds=stop_seconds,
+        )
+        self._slots = [self._delivering, *self._accepting]
+        self._hub = LinkHub()
+        self._hub.answerers[WORKERS] = lambda: {slot.name: slot.state for slot in self._slots}
         self._stopping = asyncio.Event()
         self._replacing: asyncio.Task[None] | None = None
 
@@ -70,19 +85,21 @@ class Supervisor:
             await asyncio.wait(
                 {stopping, delivering, *accepting}, return_when=asyncio.FIRST_COMPLETED
             )
-            if not self._stopping.is_set():  # a worker has failed
+            if not self._stopping.is_set():  # a worker does not start
                 self.stop()
             self._listener.close()  # the workers have it, and answer who is connected already
-            codes = await asyncio.gather(*accepting, return_exceptions=True)
+            ends = await asyncio.gather(*accepting, return_exceptions=True)
             self._delivering.stop()
-            codes += await asyncio.gather(delivering, return_exceptions=True)
+            ends += await asyncio.gather(delivering, return_exceptions=True)
+            if self._replacing is not None:
+                await self._replacing
         finally:
             logging_start.cancel()
             stopping.cancel()
-        for code in codes:
-            if isinstance(code, BaseException):
-                raise code
-        return 0 if not any(codes) else 1
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        return max(slot.exit_code for slot in self._slots)
 
     def stop(self) -> None:
         """Stop the accepting workers, and the other one last; or pass a further signal on."""
@@ -99,28 +116,33 @@ class Supervisor:
 
     async def _replace_all(self) -> None:
         log.info("workers.replacing")
-        for slot in [self._delivering, *self._accepting]:
-            if self._stopping.is_set():
-                return
-            if not await slot.replace():
-                log.error("workers.not_replaced", worker=slot.name)
+        for slot in self._slots:
+            if not self._stopping.is_set() and not await slot.replace():
+                if not self._stopping.is_set():
+                    log.error("workers.not_replaced", worker=slot.name)
                 return
         log.info("workers.replaced")
 
     async def _log_listening(self) -> None:
-        for slot in [self._delivering, *self._accepting]:
+        for slot in self._slots:
             await slot.ready.wait()
         log_listening(self._listener, self._settings.gateway_root_path)
         self._on_listening()
 
-    def _start(self, listener: socket.socket | None, name: str) -> Worker:
+    async def _start(self, listener: socket.socket | None, name: str) -> Worker:
+        """Start a worker. Raises OSError."""
         ours, theirs = socket.socketpair()
-        job = WorkerJob(
-            name, self._settings, listener, theirs, self._memory, delivery=self._delivery
-        )
-        process = self._context.Process(target=run_worker, args=(job,), name=name)
-        process.start()
-        theirs.close()
+        try:
+            job = WorkerJob(
+                name, self._settings, listener, theirs, self._memory, delivery=self._delivery
+            )
+            process = self._context.Process(target=run_worker, args=(job,), name=name)
+            await asyncio.to_thread(process.start)
+        except (OSError, EOFError) as error:  # EOFError: the process that forks has ended
+            ours.close()
+            raise OSError(errno.EAGAIN, str(error) or "no process can be forked") from error
+        finally:
+            theirs.close()
         return Worker(process, SupervisorLink(name, self._hub, ours))
 
 
@@ -170,7 +192,7 @@ def _prepare(context: ForkServerContext, settings: Settings) -> None:
         refusal = ours.recv()
     except EOFError:
         process.join()
-        refusal = f"the start ended with {describe_exit(process.exitcode or 0)}; the log says why"
+        refusal = f"the start ended with {describe_exit(process.exitcode or 0)}"
     process.join()
     if refusal is not None:
         raise StartRefused(refusal)

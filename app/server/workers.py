@@ -11,13 +11,18 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from app.database.write_turn import WriteTurn
 from app.errors import StartRefused
+from app.file_lock import FileLock
 from app.limits.shared_memory import SharedBuckets, SharedMemory
 from app.server.worker_links import WorkerLink
 from app.settings import Settings
 from app.telemetry.logs import configure_logging
 from app.urls import SqliteUrl, parse_database_url
+
+# Which bytes of the shared file are locks; byte 0 is that of the limits
+WRITE_BYTE, LOG_BYTE = 1, 2
+LOCK_SECONDS, LOCK_PAUSE = 1.0, 0.0002
+REFUSED = 2  # the exit code of a worker that does not start
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +61,43 @@ def run_worker(job: WorkerJob) -> None:
     """Run a worker until the supervisor stops it, or is gone."""
     from app.server import run
     from app.server.bootstrap import Shared
+    from app.server.preparation import check_start_files
 
-    # A terminal's Ctrl-C is for the supervisor, which stops its workers in order.
-    os.setpgrp()
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they are for the supervisor
     settings = job.settings
-    flush_log = configure_logging(settings.gateway_log_level, settings.gateway_log_format)
-    on_sqlite = isinstance(parse_database_url(settings.gateway_database_url), SqliteUrl)
-    shared = Shared(
-        SharedBuckets(time.monotonic, job.memory),
-        WriteTurn(job.memory.descriptor) if on_sqlite else None,
+    flush_log = configure_logging(
+        settings.gateway_log_level,
+        settings.gateway_log_format,
+        worker=job.name,
+        lock=_lock(job.memory, LOG_BYTE),
     )
-    link = WorkerLink(job.name, job.link_end, on_end=_stop_this_process)
+    shared = Shared(SharedBuckets(time.monotonic, job.memory), _write_turn(job))
+    link = WorkerLink(job.name, job.link_end)
     try:
+        check_start_files(settings)
         if job.listener is None:
             run.deliver_in_worker(settings, link, shared, delivery=job.delivery)
         else:
             run.serve_in_worker(settings, job.listener, link, shared)
+    except StartRefused as error:
+        link.refuse(str(error))
+        flush_log()
+        os._exit(REFUSED)
     finally:
         flush_log()
 
 
-def _stop_this_process() -> None:
-    """Stop without the drain time: no proxy has to notice, and the next start needs the port."""
-    for _ in range(2):
-        os.kill(os.getpid(), signal.SIGTERM)
+def _write_turn(job: WorkerJob) -> FileLock | None:
+    """Return the turn to write on SQLite; on PostgreSQL there is none.
+
+    It is about fairness alone: SQLite's own lock keeps writers apart, but waits with growing
+    pauses, so that one process could keep the others from it for seconds.
+    """
+    if not isinstance(parse_database_url(job.settings.gateway_database_url), SqliteUrl):
+        return None
+    return _lock(job.memory, WRITE_BYTE)
+
+
+def _lock(memory: SharedMemory, byte: int) -> FileLock:
+    return FileLock(memory.descriptor, byte, wait_seconds=LOCK_SECONDS, pause_seconds=LOCK_PAUSE)

@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 import orjson
@@ -27,11 +28,21 @@ FLUSH_SECONDS = 0.1
 PLACES_SHOWN = 6  # of a traceback, counted from where the error was raised
 
 
-def configure_logging(level: str, form: str, file: TextIO | None = None) -> Callable[[], None]:
+def configure_logging(
+    level: str,
+    form: str,
+    file: TextIO | None = None,
+    *,
+    worker: str | None = None,
+    lock: AbstractContextManager[object] | None = None,
+) -> Callable[[], None]:
     """Log to a file in the `form` json, console or auto (console on a terminal).
 
     The default is standard output. Commands whose results go there log to standard error. Return
     what writes the lines that were gathered, which happens at the exit of the interpreter, too.
+
+    `worker` names the process in each line; `lock` is held during each write, since the lines of
+    several processes would otherwise tear each other apart in a pipe.
 
     Lines of libraries, and errors that nobody caught, are logged in the same form.
     """
@@ -40,7 +51,7 @@ def configure_logging(level: str, form: str, file: TextIO | None = None) -> Call
         form = "console" if file.isatty() else "json"
     flush: Callable[[], None] = file.flush
     if form == "json":
-        flush = _configure_json(LEVELS[level], file.buffer)
+        flush = _configure_json(LEVELS[level], LineWriter(file.buffer, worker=worker, lock=lock))
     else:
         _configure_console(LEVELS[level], file)
     sys.excepthook = lambda kind, error, traceback: _log_uncaught(error)
@@ -53,8 +64,7 @@ def configure_logging(level: str, form: str, file: TextIO | None = None) -> Call
     return flush
 
 
-def _configure_json(level: int, file: BinaryIO) -> Callable[[], None]:
-    writer = LineWriter(file)
+def _configure_json(level: int, writer: "LineWriter") -> Callable[[], None]:
     structlog.configure(
         processors=[],
         wrapper_class=cast(Any, _direct_logger(level)),
@@ -108,10 +118,10 @@ class LogLine(NamedTuple):
     event: str
     fields: dict[str, Any]
 
-    def render(self) -> bytes:
-        """Render the line as a JSON object."""
+    def render(self, more: dict[str, str]) -> bytes:
+        """Render the line as a JSON object, with fields that all lines have."""
         head = {"timestamp": instant(self.time), "level": self.level, "event": self.event}
-        return orjson.dumps(head | self.fields, default=str)
+        return orjson.dumps(head | self.fields | more, default=str)
 
 
 class LineWriter:
@@ -122,8 +132,17 @@ class LineWriter:
     Warnings and errors are written at once, together with the lines before them.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        worker: str | None = None,
+        lock: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """`worker` is in each line; `lock` is held during each write."""
+        self._file, self._file_lock = file, lock or contextlib.nullcontext()
+        self._fields = {} if worker is None else {"worker": worker}
+        self._writing = threading.Lock()
         self._lines: list[LogLine] = []
         self._lost = 0  # lines that could not be written since the last write that succeeded
         self._lock = threading.Lock()
@@ -159,9 +178,11 @@ class LineWriter:
                 return
             lost, self._lost = self._lost, 0
         report = [LogLine("warning", now_ms(), "log.lost", {"lines": lost})] if lost else []
+        text = b"".join(line.render(self._fields) + b"\n" for line in [*lines, *report])
         try:
-            self._file.write(b"".join(line.render() + b"\n" for line in [*lines, *report]))
-            self._file.flush()
+            with self._writing, self._file_lock:
+                self._file.write(text)
+                self._file.flush()
         except (OSError, ValueError):  # ValueError: the file is closed
             with self._lock:
                 self._lost += lost + len(lines)

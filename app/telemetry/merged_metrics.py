@@ -1,7 +1,7 @@
 """Metrics of several processes as one. Pure, except that it reads a registry.
 
-Counters and histograms are added up. A gauge tells of something that all processes share, such as
-the length of the queue, so the highest value counts, unless it tells of the process itself.
+Counters and histograms are added up. A gauge shows something that all processes share, such as
+whether an app is held, so the highest value counts; for what is 1 while it works, the lowest.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,20 +13,13 @@ from prometheus_client.registry import Collector
 
 ADDED_TYPES = frozenset({"counter", "histogram"})
 CREATED = "_created"  # samples with the time at which a counter began: the earliest counts
+WORKS = "_up"  # gauges that are 1 while something works
 Rendered = list[Any]  # metrics as values for JSON
 
 
 def render(registry: CollectorRegistry) -> Rendered:
     """Return the metrics of a registry as values for JSON."""
-    return [
-        [
-            metric.name,
-            metric.documentation,
-            metric.type,
-            [[sample.name, sample.labels, sample.value] for sample in metric.samples],
-        ]
-        for metric in registry.collect()
-    ]
+    return [_values(metric) for metric in registry.collect()]
 
 
 def merge(of_processes: Iterable[Rendered]) -> bytes:
@@ -34,6 +27,18 @@ def merge(of_processes: Iterable[Rendered]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Merged([metric for rendered in of_processes for metric in rendered]))
     return generate_latest(registry)
+
+
+def add_counters(of_processes: Iterable[Rendered]) -> Rendered:
+    """Return the counters and histograms of several processes, added up, without gauges."""
+    metrics = [metric for rendered in of_processes for metric in rendered]
+    counted = [metric for metric in metrics if metric[2] in ADDED_TYPES]
+    return [_values(metric) for metric in _Merged(counted).collect()]
+
+
+def _values(metric: Metric) -> list[Any]:
+    samples = [[sample.name, sample.labels, sample.value] for sample in metric.samples]
+    return [metric.name, metric.documentation, metric.type, samples]
 
 
 class _Merged(Collector):
@@ -64,6 +69,6 @@ class _Merged(Collector):
 
 
 def _merged(kind: str, sample_name: str, one: float, other: float) -> float:
-    if sample_name.endswith(CREATED):
+    if sample_name.endswith((CREATED, WORKS)):
         return min(one, other)
     return one + other if kind in ADDED_TYPES else max(one, other)

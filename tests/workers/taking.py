@@ -1,7 +1,9 @@
 """A process that takes from a bucket which others share."""
 
+import signal
 from typing import Any
 
+from app.file_lock import FileLock
 from app.limits.buckets import Limit
 from app.limits.shared_memory import SharedBuckets, SharedMemory
 
@@ -13,3 +15,11 @@ def take_in_a_process(memory: SharedMemory, started: Any, taken: Any) -> None:
     while buckets.take([Limit("a", 10.0, 2_000, 2_000)], 1).allowed:
         count += 1
     taken.put(count)
+
+
+def hold_a_lock(memory: SharedMemory, held: Any) -> None:
+    """Hold the first lock until the process is killed; end at once if nobody waits for that."""
+    with FileLock(memory.descriptor, 0, wait_seconds=30.0, pause_seconds=0.001):
+        if held is not None:
+            held.set()
+            signal.pause()

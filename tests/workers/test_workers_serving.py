@@ -1,5 +1,6 @@
 """`serve --workers N`: the processes together are one gateway."""
 
+import os
 import re
 import signal
 import threading
@@ -12,10 +13,19 @@ import httpx
 import pytest
 
 from app.simulator.server import BackgroundServer
+from tests.support.postgres import Server
 from tests.support.processes import Process, ended, values
 from tests.support.wait import until
 
-from .worker_processes import Worker, is_running, lines, pids, workers_serving
+from .worker_processes import (
+    Worker,
+    descendants,
+    forkserver,
+    is_running,
+    lines,
+    pids,
+    workers_serving,
+)
 
 pytestmark = pytest.mark.process
 EVENT = {"userId": "ann", "event": "E"}
@@ -28,10 +38,17 @@ def leanplum() -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, leanplum: str) -> Iterator[Process]:
+@pytest.fixture(scope="module", params=["SQLite", "PostgreSQL"])
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, leanplum: str, request: pytest.FixtureRequest
+) -> Iterator[Process]:
     """Two accepting workers and a delivering one, which no test here stops."""
-    with workers_serving(tmp_path_factory.mktemp("workers"), leanplum, 2) as found:
+    settings = dict[str, str | None]()
+    if request.param == "PostgreSQL":
+        server: Server = request.getfixturevalue("postgresql_server")
+        settings["GATEWAY_DATABASE_URL"] = server.empty()
+    folder = tmp_path_factory.mktemp("workers")
+    with workers_serving(folder, leanplum, 2, **settings) as found:
         yield found
 
 
@@ -54,11 +71,13 @@ def metric(gateway: Process, sample: str) -> float:
 
 
 def test_every_item_that_any_worker_accepts_is_delivered(gateway: Process, leanplum: str) -> None:
-    numbers = range(1, 61)
+    numbers, mark = range(1, 61), f"{gateway.port}"
     with ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda number: gateway.event(f"user-{number}", number), numbers))
+        answers = list(
+            threads.map(lambda number: gateway.event(f"{mark}-{number}", number), numbers)
+        )
     assert [answer.status_code for answer in answers] == [202] * 60
-    until(lambda: all(values(leanplum, f"user-{number}") == [number] for number in numbers))
+    until(lambda: all(values(leanplum, f"{mark}-{number}") == [number] for number in numbers))
 
 
 def test_metrics_are_those_of_all_workers(gateway: Process) -> None:
@@ -70,6 +89,14 @@ def test_metrics_are_those_of_all_workers(gateway: Process) -> None:
     until(lambda: metric(gateway, settled) >= before + 40)
     text = httpx.get(f"{gateway.url}/metrics").text
     assert text.count("# TYPE leanplum_gateway_requests_total counter") == 1
+
+
+def test_no_counter_falls_when_a_worker_is_killed(gateway: Process) -> None:
+    calls(gateway, 20)
+    before = metric(gateway, "leanplum_gateway_items_accepted_total")
+    for name in ("accepting-1", "accepting-2"):
+        Worker(gateway, name).kill()
+        assert metric(gateway, "leanplum_gateway_items_accepted_total") == before
 
 
 def test_a_limit_holds_for_all_workers_together(gateway: Process) -> None:
@@ -111,7 +138,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     assert len(pids(gateway, name)) == len(before) + 1
     ended_lines = [line for line in lines(gateway, "worker.ended") if line["worker"] == name]
     assert ended_lines[-1]["how"] == "the signal SIGKILL"
-    user = f"after-{name}"
+    user = f"after-{name}-{gateway.port}"
     assert gateway.event(user, 1).status_code == 202
     until(lambda: values(leanplum, user) == [1])
 
@@ -178,6 +205,73 @@ def test_sighup_replaces_all_workers_and_no_request_fails(tmp_path: Path, leanpl
         for name in ALL:
             assert len(pids(gateway, name)) == len(before[name]) + 1
             assert not is_running(before[name][-1])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5])
+def test_a_stop_during_the_start_ends_with_exit_code_0(
+    tmp_path: Path, leanplum: str, seconds: float
+) -> None:
+    with workers_serving(tmp_path, leanplum, 2) as gateway:
+        assert gateway.terminate() == 0
+        gateway.launch()
+        began = len(lines(gateway, "worker.ready"))
+        until(lambda: forkserver(gateway) is not None)
+        time.sleep(seconds)  # at several moments of the start, with or without a ready worker
+        gateway.process.send_signal(signal.SIGTERM)
+        code = gateway.process.wait(timeout=60)
+        # Before it has set up its handlers, the process is like any other
+        assert code == 0 or (
+            code == -signal.SIGTERM and len(lines(gateway, "worker.ready")) == began
+        )
+
+
+def test_a_signal_for_all_processes_is_an_orderly_stop(tmp_path: Path, leanplum: str) -> None:
+    with workers_serving(tmp_path, leanplum, 2) as gateway:
+        everyone = [gateway.process.pid, *descendants(gateway.process.pid)]
+        for number in range(30):
+            assert gateway.event(f"group-{number}", number).status_code == 202
+        for pid in everyone:
+            os.kill(pid, signal.SIGTERM)
+        assert gateway.process.wait(timeout=60) == 0
+        assert all(values(leanplum, f"group-{number}") == [number] for number in range(30))
+        assert not lines(gateway, "worker.ended")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_worker_that_hangs_does_not_keep_the_gateway_from_stopping(
+    tmp_path: Path, leanplum: str, name: str
+) -> None:
+    with workers_serving(tmp_path, leanplum, 2, GATEWAY_SHUTDOWN_SECONDS="2") as gateway:
+        os.kill(pids(gateway, name)[-1], signal.SIGSTOP)
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gateway.process.wait(timeout=60) == 1
+        assert [line["worker"] for line in lines(gateway, "worker.killed")] == [name]
+
+
+def test_workers_outlive_the_process_that_forked_them(tmp_path: Path, leanplum: str) -> None:
+    with workers_serving(tmp_path, leanplum, 2) as gateway:
+        pid = forkserver(gateway)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not is_running(pid))
+        assert gateway.event("orphan", 1).status_code == 202
+        Worker(gateway, "accepting-1").kill()  # another such process forks the next one
+        assert [line["worker"] for line in lines(gateway, "worker.ended")] == ["accepting-1"]
+        assert gateway.terminate() == 0
+        assert values(leanplum, "orphan") == [1]
+
+
+def test_readiness_holds_while_workers_are_replaced(tmp_path: Path, leanplum: str) -> None:
+    with workers_serving(tmp_path, leanplum, 2, GATEWAY_DRAIN_SECONDS="1") as gateway:
+        gateway.process.send_signal(signal.SIGHUP)
+        statuses = list[int]()
+
+        def replaced() -> bool:
+            statuses.append(httpx.get(f"{gateway.url}/readyz").status_code)
+            return bool(lines(gateway, "workers.replaced"))
+
+        until(replaced, 120)
+        assert set(statuses) == {200}
 
 
 def test_no_workers_at_all_is_refused(tmp_path: Path) -> None:

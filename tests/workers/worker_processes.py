@@ -1,14 +1,17 @@
 """The processes of `serve --workers N`, as the supervisor's log names them."""
 
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from app.limits.shared_memory import SharedMemory
 from tests.support.processes import Process, serving_fresh
 from tests.support.wait import until
 
@@ -46,6 +49,21 @@ def lines(gateway: Process, event: str) -> list[dict[str, Any]]:
     return [line for line in parsed if line.get("event") == event]
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process and its children have started."""
+    listed = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+    children = [int(child) for child in listed.split()]
+    return [one for child in children for one in (child, *descendants(child))]
+
+
+def forkserver(gateway: Process) -> int | None:
+    """Return the process that forks the workers, if there is one yet."""
+    for pid in descendants(gateway.process.pid):
+        if b"multiprocessing.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
+    return None
+
+
 def is_running(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""
     try:
@@ -71,3 +89,20 @@ def workers_serving(
             if gateway.process.poll() is None:
                 gateway.kill()
             until(lambda: not any(is_running(pid) for pid in started))
+
+
+@contextmanager
+def ended_process(
+    target: Callable[[SharedMemory, Any], None], memory: SharedMemory
+) -> Iterator[ForkServerProcess]:
+    """A process that has begun its work, and is killed at the end of the block."""
+    context = multiprocessing.get_context("forkserver")
+    begun = context.Event()
+    process = context.Process(target=target, args=(memory, begun))
+    process.start()
+    try:
+        assert begun.wait(60)
+        yield process
+    finally:
+        process.kill()
+        process.join()
