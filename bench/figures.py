@@ -15,7 +15,7 @@ class Slice:
     seconds: float
     p50: float
     p99: float
-    rss: float = 0.0
+    pss: float = 0.0
     started: float = 0.0
 
     @property

@@ -28,21 +28,27 @@ class Load:
         self._stage, self._plan = stage, plan
         self.wrk = shutil.which("wrk")
 
-    def slice(self, child: Child, traffic: Traffic, connections: int | None = None) -> Slice:
+    def slice(
+        self,
+        child: Child,
+        traffic: Traffic,
+        connections: int | None = None,
+        *,
+        pinned: bool = True,
+    ) -> Slice:
         """Measure a slice of the greatest load that the server can take."""
         connections = connections or self._plan.connections
+        core = self._stage.load_core if pinned else None
         if not self.wrk:
             job = replace(self._job(child, traffic, self._plan.slice), connections=connections)
-            return self._generate(child, job, self._stage.load_core)
+            return self._generate(child, job, core)
         script = self._stage.scratch / "load.lua"
         bodies = make_bodies(traffic, BODIES, self._plan.users)
         script.write_text(wrk.script(bodies, self._stage.key, self._prefix(), ids=traffic.ids))
         options = ["-t1", f"-c{connections}", f"-d{self._plan.slice}s", "--timeout", "10s"]
         argv = [self.wrk, *options, "-s", str(script), child.url + traffic.path]
-        printed = self._stage.fleet.run(
-            argv, core=self._stage.load_core, limit=self._plan.slice + MARGIN
-        )
-        return replace(wrk.parse(printed, traffic.size), rss=child.rss())
+        printed = self._stage.fleet.run(argv, core=core, limit=self._plan.slice + MARGIN)
+        return replace(wrk.parse(printed, traffic.size), pss=child.pss())
 
     def warm(self, child: Child, traffic: Traffic) -> None:
         """Warm a server up, and check its responses. Raises ChildFailed if one is wrong."""
@@ -103,7 +109,7 @@ class Load:
         argv = [sys.executable, "-m", "bench.generator"]
         text = json.dumps(asdict(job))
         printed = self._stage.fleet.run(argv, core=core, limit=job.seconds + MARGIN, text=text)
-        return replace(Slice(**json.loads(printed)), rss=child.rss())
+        return replace(Slice(**json.loads(printed)), pss=child.pss())
 
     def _post(self, child: Child, traffic: Traffic, body: bytes) -> Answer:
         headers = {"Authorization": f"Bearer {self._stage.key}", "Content-Type": "application/json"}
