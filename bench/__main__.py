@@ -128,10 +128,15 @@ def run_facts(plan: Plan, seconds: float) -> dict[str, object]:
     }
 
 
-def main() -> int:
-    """Run the command; Ctrl-C and SIGTERM stop every child first."""
+def stop_children_first() -> None:
+    """Let Ctrl-C and SIGTERM leave all blocks, which stop every child and remove its files."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def main() -> int:
+    """Run the command."""
+    stop_children_first()
     options = arguments()
     plan, began = (QUICK if options.quick else FULL), time.monotonic()
     try:

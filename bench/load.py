@@ -1,6 +1,7 @@
 """Load on one server: by wrk if installed; else, and for counts and rates, by the generator."""
 
 import json
+import resource
 import secrets
 import shutil
 import sys
@@ -19,6 +20,12 @@ from bench.wire import Answer, acknowledged
 
 MARGIN = 20.0
 BODIES = 64
+
+
+def _processor_seconds() -> float:
+    """Return the processor time of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class Load:
@@ -47,8 +54,10 @@ class Load:
         script.write_text(wrk.script(bodies, self._stage.key, self._prefix(), ids=traffic.ids))
         options = ["-t1", f"-c{connections}", f"-d{self._plan.slice}s", "--timeout", "10s"]
         argv = [self.wrk, *options, "-s", str(script), child.url + traffic.path]
+        before = _processor_seconds()
         printed = self._stage.fleet.run(argv, core=core, limit=self._plan.slice + MARGIN)
-        return replace(wrk.parse(printed, traffic.size), pss=child.pss())
+        found = wrk.parse(printed, traffic.size)
+        return replace(found, pss=child.pss(), processor=_processor_seconds() - before)
 
     def warm(self, child: Child, traffic: Traffic) -> None:
         """Warm a server up, and check its responses. Raises ChildFailed if one is wrong."""

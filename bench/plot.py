@@ -22,7 +22,7 @@ CSS = """
 text { font-family: system-ui, sans-serif; fill: #1f2328 }
 .met { fill: #2f81c7 }
 .missed { fill: #d1711f }
-line { stroke: #8c959f; stroke-width: 1.5 }
+.axis { stroke: #8c959f; stroke-width: 1.5 }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }
 """
 
@@ -67,7 +67,7 @@ def svg(rows: Sequence[Row], machine: str) -> str:
     drawing.append(title)
     for value in (0, 1):
         x = BARS_FROM + UNIT * value
-        drawing.append(drawsvg.Line(x, TOP - GAP, x, bottom))
+        drawing.append(drawsvg.Line(x, TOP - GAP, x, bottom, class_="axis"))
         label = drawsvg.Text(str(value), FONT_SIZE, x, bottom + 2 * GAP, text_anchor="middle")
         drawing.append(label)
     for number, bar in enumerate(drawn):

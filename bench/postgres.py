@@ -16,17 +16,17 @@ from typing import Any
 import psycopg
 from sqlalchemy import make_url
 
-from bench.children import ChildFailed
+from bench.children import ChildFailed, process_tree
 
 
 class PostgresServer:
     """A server, on which each gateway gets a database of its own."""
 
     def __init__(self, url: str, pid: int | None = None) -> None:
+        """`pid` is that of its first process, if the bench has started it."""
         self._url, self._numbers = make_url(url), itertools.count(1)
         self._databases: list[str] = []
         self.pid = pid
-        """The pid of its first process, if the bench has started it."""
 
     def new_database(self) -> str:
         """Create an empty database, and return its URL."""
@@ -34,6 +34,11 @@ class PostgresServer:
         self.run(f"CREATE DATABASE {name}")
         self._databases.append(name)
         return self._url_of(name)
+
+    def pids(self) -> Iterator[int]:
+        """Yield the pids of its processes, if the bench has started it."""
+        if self.pid is not None:
+            yield from process_tree(self.pid)
 
     def drop_databases(self) -> None:
         """Remove its databases, whoever is connected to them."""
