@@ -25,6 +25,11 @@ from bench.usage import Usage, read_usage
 NAMED_THREADS = ("bench.servers.named_threads",)
 TRAFFIC = {"single event": EVENT, "item of a batch": BATCH}
 POLL = 0.02
+AUDIT_BYTES_ON_SQLITE = "SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name LIKE 'audit%%'"
+AUDIT_BYTES_ON_POSTGRESQL = """
+SELECT sum(pg_table_size(oid) + pg_indexes_size(oid))
+FROM pg_class WHERE relkind = 'r' AND relname LIKE 'audit%%'
+"""
 DELIVERY_LIMIT = 300.0
 
 
@@ -46,12 +51,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one item cost, and its bytes in the database: when it waits, and once delivered."""
+    """What one item cost, and its bytes in the database: when it waits, and once delivered.
+
+    `audit_bytes` are those of the audit records, which are kept for longer, and are in both.
+    """
 
     accepting: Phase
     delivering: Phase
     waiting_bytes: float
     delivered_bytes: float
+    audit_bytes: float
 
 
 class Database:
@@ -79,7 +88,12 @@ class Database:
 
     def growth(self) -> float:
         """Return by how many bytes for each of its items it has grown."""
-        return (self._size() - self._empty) / max(1, self._count("SELECT count(*) FROM items"))
+        return (self._size() - self._empty) / self._items()
+
+    def audit_bytes(self) -> float:
+        """Return the bytes of audit records, their tree and indexes for each of its items."""
+        statement = AUDIT_BYTES_ON_SQLITE if self._server is None else AUDIT_BYTES_ON_POSTGRESQL
+        return self._count(statement) / self._items()
 
     def is_delivered(self) -> bool:
         """Return whether a deliverer has started."""
@@ -88,6 +102,9 @@ class Database:
     def unsettled(self) -> int:
         """Return how many items wait or are in flight."""
         return self._count("SELECT count(*) FROM items WHERE settled_at IS NULL")
+
+    def _items(self) -> int:
+        return max(1, self._count("SELECT count(*) FROM items"))
 
     def _size(self) -> int:
         if self._server is not None:
@@ -124,7 +141,7 @@ def measure(setting: Setting, traffic: Traffic, server: PostgresServer | None) -
         stage.fleet.stop(gateway)
         waiting = database.growth()
         delivering = _deliver(stage, upstream, database)
-        return Cost(accepting, delivering, waiting, database.growth())
+        return Cost(accepting, delivering, waiting, database.growth(), database.audit_bytes())
 
 
 def _accept(load: Load, gateway: Child, traffic: Traffic, database: Database) -> Phase:

@@ -47,7 +47,8 @@ def render(database: str, name: str, cost: Cost) -> str:
     lines += [
         f"    calls to Leanplum: {cost.delivering.calls:.4f}",
         f"  in the database: {cost.waiting_bytes:,.0f} bytes when it waits, "
-        f"{cost.delivered_bytes:,.0f} once it is delivered",
+        f"{cost.delivered_bytes:,.0f} once it is delivered, "
+        f"{cost.audit_bytes:,.0f} of them in the audit log",
     ]
     return "\n".join(lines)
 

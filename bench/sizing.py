@@ -12,6 +12,7 @@ from bench.predictions import whole_cost
 
 LOADED = 0.5
 DAY = 86_400
+AUDIT_DAYS = 90  # GATEWAY_AUDIT_SECONDS; receipts are kept for a day, GATEWAY_DEDUP_SECONDS
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Size:
     cores: float
     memory_mb: float
     written_per_second: float
-    stored_per_day: float
+    stored: float
 
     @property
     def command(self) -> str:
@@ -48,11 +49,12 @@ def size(load: float, cost: Cost, *, on_sqlite: bool) -> Size | None:
     if load * (whole.accepting + whole.delivering) <= LOADED * SECOND:
         accepting, delivering = 1, 0
     phases = (cost.accepting, cost.delivering)
+    stored = max(cost.waiting_bytes, cost.delivered_bytes)
     return Size(
         accepting,
         delivering,
         cores=load * (whole.total - whole.surroundings) / (LOADED * SECOND),
         memory_mb=accepting * cost.accepting.memory_mb + delivering * cost.delivering.memory_mb,
         written_per_second=load * sum(p.gateway.written + p.database.written for p in phases),
-        stored_per_day=load * DAY * max(cost.waiting_bytes, cost.delivered_bytes),
+        stored=load * DAY * (stored + (AUDIT_DAYS - 1) * cost.audit_bytes),
     )

@@ -34,6 +34,7 @@ FIGURES: dict[str, Callable[[Cost], float]] = {
     **_processor("delivering", lambda cost: cost.delivering),
     "in the database while it waits, bytes": lambda cost: cost.waiting_bytes,
     "in the database once delivered, bytes": lambda cost: cost.delivered_bytes,
+    "of this, audit records, bytes": lambda cost: cost.audit_bytes,
     "calls to Leanplum": lambda cost: cost.delivering.calls,
 }
 
@@ -79,7 +80,7 @@ def sizing_table(costs: Costs) -> str:
         for name in ("single event", "item of a batch")
         for load in LOADS
     ]
-    return _table([*headings, "Written", "Disk for a day of receipts"], rows)
+    return _table([*headings, "Written", "Disk"], rows)
 
 
 def _needs(load: int, name: str, costs: Costs) -> list[str]:
@@ -91,7 +92,7 @@ def _needs(load: int, name: str, costs: Costs) -> list[str]:
                 f"{max(1, found.cores):.0f}",
                 f"{found.memory_mb:,.0f} MB",
                 f"{found.written_per_second / 1e6:.1f} MB/s",
-                f"{found.stored_per_day / 1e9:.1f} GB",
+                f"{found.stored / 1e9:,.1f} GB",
             ]
     return ["more than one primary", *["–"] * 5]
 

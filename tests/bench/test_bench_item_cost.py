@@ -24,7 +24,7 @@ DELIVERING = Phase(
     surroundings=8.0,
     calls=0.0025,
 )
-COST = Cost(ACCEPTING, DELIVERING, waiting_bytes=300.0, delivered_bytes=320.0)
+COST = Cost(ACCEPTING, DELIVERING, waiting_bytes=300.0, delivered_bytes=320.0, audit_bytes=40.0)
 
 
 def test_the_usage_of_an_item_is_its_share_of_what_was_used_meanwhile() -> None:
@@ -63,7 +63,8 @@ def test_the_cost_is_told_by_process_and_thread() -> None:
     ]
     assert lines[-2:] == [
         "    calls to Leanplum: 0.0025",
-        "  in the database: 300 bytes when it waits, 320 once it is delivered",
+        "  in the database: 300 bytes when it waits, 320 once it is delivered, "
+        "40 of them in the audit log",
     ]
 
 

@@ -32,6 +32,7 @@ COST = Cost(
     ),
     waiting_bytes=300.0,
     delivered_bytes=200.0,
+    audit_bytes=10.0,
 )
 
 
@@ -41,7 +42,8 @@ def test_a_small_load_needs_one_process_at_half_of_its_capacity() -> None:
     assert (found.command, found.memory_mb) == ("`serve`", 120.0)
     assert found.cores == pytest.approx(0.9)
     assert found.written_per_second == 3_000_000
-    assert found.stored_per_day == 3_000 * 86_400 * 300
+    # Receipts of one day, and audit records of 89 more
+    assert found.stored == 3_000 * 86_400 * (300 + 89 * 10)
 
 
 def test_a_greater_load_needs_workers_and_a_deliverer() -> None:
