@@ -157,14 +157,16 @@ def main() -> int:
     return max(exit_status(rows), compare_ratios(rows, options))
 
 
-def compare_ratios(rows: Sequence[Row], options: argparse.Namespace) -> int:
+def compare_ratios(
+    rows: Sequence[Row], options: argparse.Namespace, path: Path = ratios.COMMITTED
+) -> int:
     """Compare the ratios with the committed ones, or commit them; return 1 if one has fallen."""
     measured, whole_run = ratios.ratios(rows), not options.only
     if options.commit_ratios:
-        ratios.commit(measured, whole_run=whole_run)
+        ratios.commit(measured, path, whole_run=whole_run)
     if not options.check:
         return 0
-    found = ratios.faults(measured, ratios.load(), whole_run=whole_run)
+    found = ratios.faults(measured, ratios.load(path), whole_run=whole_run)
     print("", *(found or ["No ratio fell by more than 15 %."]), sep="\n")
     return 1 if found else 0
 

@@ -1,7 +1,11 @@
 """The comparison with the committed ratios."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from bench.__main__ import arguments, compare_ratios
 from bench.ratios import commit, faults, load, ratios
 from bench.report import Row, at_least, at_most, none_lost
 
@@ -53,3 +57,22 @@ def test_a_run_of_some_groups_commits_its_ratios_and_keeps_the_others(tmp_path: 
 
 def test_without_a_file_there_is_nothing_to_fall_below(tmp_path: Path) -> None:
     assert load(tmp_path / "ratios.json") == {}
+
+
+def test_a_check_fails_with_a_line_for_each_ratio_that_fell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ratios.json"
+    assert compare_ratios(ROWS, arguments(["--commit-ratios"]), path) == 0
+    assert compare_ratios(ROWS, arguments(["--check"]), path) == 0
+    assert "No ratio fell" in capsys.readouterr().out
+    slower = [replace(row, to_a=0.3) if row.name.startswith("(c)") else row for row in ROWS]
+    slower[1] = replace(slower[1], targets=(at_least(0.3, "a", 0.3),))
+    assert compare_ratios(slower, arguments(["--check"]), path) == 1
+    assert "(c) to a: 0.3, 25% less than 0.4" in capsys.readouterr().out
+    assert compare_ratios(slower, arguments([]), path) == 0
+
+
+def test_the_ratios_of_a_quick_run_are_not_committed() -> None:
+    with pytest.raises(SystemExit):
+        arguments(["--quick", "--commit-ratios"])
