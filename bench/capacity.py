@@ -14,7 +14,7 @@ class ItemCost:
     """Processor microseconds of one item, by the part that spends them.
 
     `database` is that of a server; a SQLite database works inside the other parts. `turn` is the
-    time during which no other process can write: on SQLite, all writing takes turns.
+    time during which no other process can write: transactions that write take turns.
     """
 
     accepting: float

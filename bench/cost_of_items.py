@@ -24,6 +24,7 @@ from bench.usage import Usage, read_usage
 
 NAMED_THREADS = ("bench.servers.named_threads",)
 TRAFFIC = {"single event": EVENT, "item of a batch": BATCH}
+FLOWING = 0.25  # of the greatest rate of accepting
 POLL = 0.02
 AUDIT_BYTES_ON_SQLITE = "SELECT coalesce(sum(pgsize), 0) FROM dbstat WHERE name LIKE 'audit%%'"
 AUDIT_BYTES_ON_POSTGRESQL = """
@@ -53,11 +54,13 @@ class Phase:
 class Cost:
     """What one item cost, and its bytes in the database: when it waits, and once delivered.
 
+    `flowing` is one process that accepts and delivers, at a quarter of the greatest rate.
     `audit_bytes` are those of the audit records, which are kept for longer, and are in both.
     """
 
     accepting: Phase
     delivering: Phase
+    flowing: Phase
     waiting_bytes: float
     delivered_bytes: float
     audit_bytes: float
@@ -129,7 +132,7 @@ def opened(stage: Stage, server: PostgresServer | None) -> Iterator[Database]:
 
 
 def measure(setting: Setting, traffic: Traffic, server: PostgresServer | None) -> Cost:
-    """Fill a database through a gateway that does not deliver; then let a deliverer drain it."""
+    """Measure accepting alone, delivering alone, and both at once."""
     stage = setting.stage
     with opened(stage, server) as database:
         upstream = stage.upstream(delay=setting.plan.upstream_delay, pinned=False)
@@ -141,7 +144,10 @@ def measure(setting: Setting, traffic: Traffic, server: PostgresServer | None) -
         stage.fleet.stop(gateway)
         waiting = database.growth()
         delivering = _deliver(stage, upstream, database)
-        return Cost(accepting, delivering, waiting, database.growth(), database.audit_bytes())
+        delivered, audit = database.growth(), database.audit_bytes()
+    with opened(stage, server) as database:
+        flowing = _flow(setting, traffic, database, FLOWING * accepting.rate)
+    return Cost(accepting, delivering, flowing, waiting, delivered, audit)
 
 
 def _accept(load: Load, gateway: Child, traffic: Traffic, database: Database) -> Phase:
@@ -154,6 +160,33 @@ def _accept(load: Load, gateway: Child, traffic: Traffic, database: Database) ->
         database=database.usage().since(of_database).per(accepted.items),
         surroundings=load_cost(accepted),
         memory_mb=accepted.pss,
+    )
+
+
+def _flow(setting: Setting, traffic: Traffic, database: Database, rate: float) -> Phase:
+    """Measure one process while items arrive at a rate, until all are settled."""
+    stage = setting.stage
+    upstream = stage.upstream(delay=setting.plan.upstream_delay, pinned=False)
+    gateway = stage.gateway(
+        upstream, database=database.url, delivery=True, pinned=False, program=NAMED_THREADS
+    )
+    setting.load.warm(gateway, traffic)
+    _wait(lambda: database.unsettled() == 0)
+    of_gateway, of_database, before = _usage(gateway), database.usage(), read_counts(upstream)
+    accepted = setting.load.paced(
+        gateway, traffic, rate=rate / traffic.size, seconds=setting.plan.slice, pinned=False
+    )
+    _wait(lambda: database.unsettled() == 0)
+    of_gateway, after = _usage(gateway).since(of_gateway), read_counts(upstream)
+    database.write_out()
+    return Phase(
+        items=accepted.items,
+        rate=accepted.rate,
+        gateway=of_gateway.per(accepted.items),
+        database=database.usage().since(of_database).per(accepted.items),
+        surroundings=load_cost(accepted),
+        memory_mb=accepted.pss,
+        calls=ratio(after["calls"] - before["calls"], accepted.items),
     )
 
 

@@ -35,6 +35,7 @@ def render(database: str, name: str, cost: Cost) -> str:
     for title, phase, of in (
         ("accepting", cost.accepting, "load"),
         ("delivering", cost.delivering, "upstream"),
+        ("both at once", cost.flowing, "load"),
     ):
         threads = sorted(phase.gateway.threads.items(), key=lambda spent: -spent[1])
         spent = ", ".join(f"{thread} {time_:.1f}" for thread, time_ in threads if time_ >= 0.05)
@@ -42,10 +43,10 @@ def render(database: str, name: str, cost: Cost) -> str:
             f"  {title} ({phase.items:,} items at {phase.rate:,.0f}/s)",
             f"    processor: {phase.gateway.processor:.1f} µs ({spent}); "
             f"database server {phase.database.processor:.1f}; {of} {phase.surroundings:.1f}",
-            f"    written: {phase.gateway.written + phase.database.written:,.0f} bytes",
+            f"    written: {phase.gateway.written + phase.database.written:,.0f} bytes; "
+            f"calls to Leanplum: {phase.calls:.4f}",
         ]
     lines += [
-        f"    calls to Leanplum: {cost.delivering.calls:.4f}",
         f"  in the database: {cost.waiting_bytes:,.0f} bytes when it waits, "
         f"{cost.delivered_bytes:,.0f} once it is delivered, "
         f"{cost.audit_bytes:,.0f} of them in the audit log",

@@ -77,12 +77,14 @@ class Load:
             response = f"{answer.status}: {answer.body[:500]!r}"
             raise ChildFailed(f"{child.name} answered {response}\n{child.log_end()}")
 
-    def paced(self, child: Child, traffic: Traffic, *, rate: float, seconds: float) -> Slice:
+    def paced(
+        self, child: Child, traffic: Traffic, *, rate: float, seconds: float, pinned: bool = True
+    ) -> Slice:
         """Measure an open loop of `rate` requests per second."""
         job = replace(
             self._job(child, traffic, seconds), rate=rate, connections=4 * self._plan.connections
         )
-        return self._generate(child, job, self._stage.load_core)
+        return self._generate(child, job, self._stage.load_core if pinned else None)
 
     def count(
         self,

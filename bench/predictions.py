@@ -30,18 +30,18 @@ class Prediction:
     measured: float
 
 
-def accepting_cost(cost: Cost, *, on_sqlite: bool) -> ItemCost:
+def accepting_cost(cost: Cost) -> ItemCost:
     """Return the cost of an item that is only accepted."""
     phase = cost.accepting
     return ItemCost(
         accepting=phase.gateway.processor,
         database=phase.database.processor,
         surroundings=phase.surroundings,
-        turn=_turn(phase, on_sqlite=on_sqlite),
+        turn=_turn(phase),
     )
 
 
-def whole_cost(cost: Cost, *, on_sqlite: bool) -> ItemCost:
+def whole_cost(cost: Cost) -> ItemCost:
     """Return the cost of an item that is accepted and delivered."""
     accepting, delivering = cost.accepting, cost.delivering
     return ItemCost(
@@ -49,19 +49,17 @@ def whole_cost(cost: Cost, *, on_sqlite: bool) -> ItemCost:
         delivering=delivering.gateway.processor,
         database=accepting.database.processor + delivering.database.processor,
         surroundings=accepting.surroundings + delivering.surroundings,
-        turn=_turn(accepting, on_sqlite=on_sqlite)
-        + (_turn(delivering, on_sqlite=on_sqlite) if on_sqlite else 0.0),
+        turn=_turn(accepting) + _turn(delivering),
     )
 
 
-def _turn(phase: Phase, *, on_sqlite: bool) -> float:
+def _turn(phase: Phase) -> float:
     """Return the processor time of a turn to write, the least that a turn may take.
 
-    On SQLite all writes take turns; on PostgreSQL those that accept, inside the server.
+    Every transaction that writes takes the one lock of its database first. In it the writer and a
+    server work by turns.
     """
-    if on_sqlite:
-        return phase.gateway.threads.get(WRITER, 0.0)
-    return phase.database.processor
+    return phase.gateway.threads.get(WRITER, 0.0) + phase.database.processor
 
 
 def check(
@@ -71,10 +69,10 @@ def check(
     found = []
     for workers in WORKERS:
         for name, traffic in TRAFFIC.items():
-            cost = accepting_cost(costs[name], on_sqlite=server is None)
+            cost = accepting_cost(costs[name])
             rate = _measure_accepting(setting, traffic, server, workers)
             found.append(_predict(f"accept: {name}", workers, cost, rate))
-        cost = whole_cost(costs["item of a batch"], on_sqlite=server is None)
+        cost = whole_cost(costs["item of a batch"])
         delivered = _measure_whole(setting, server, workers)
         # This load comes from our own generator, which costs more than wrk.
         around = load_cost(delivered.accepted) + costs["item of a batch"].delivering.surroundings

@@ -17,7 +17,7 @@ AUDIT_DAYS = 90  # GATEWAY_AUDIT_SECONDS; receipts are kept for a day, GATEWAY_D
 
 @dataclass(frozen=True)
 class Size:
-    """What a load needs; `on_sqlite` is False where SQLite's turns to write do not suffice.
+    """What a load needs.
 
     `accepting` and `delivering` are processes; 1 and 0 are one process that does both.
     """
@@ -39,22 +39,22 @@ class Size:
         return f"`serve --workers {self.accepting} --no-delivery`, {self.delivering} × `deliver`"
 
 
-def size(load: float, cost: Cost, *, on_sqlite: bool) -> Size | None:
+def size(load: float, cost: Cost) -> Size | None:
     """Return what `load` items per second need; None if writers that take turns do not suffice."""
-    whole = whole_cost(cost, on_sqlite=on_sqlite)
+    whole = whole_cost(cost)
     if load * whole.turn > LOADED * SECOND:
         return None
     accepting = max(2, ceil(load * whole.accepting / (LOADED * SECOND)))
     delivering = max(1, ceil(load * whole.delivering / (LOADED * SECOND)))
     if load * (whole.accepting + whole.delivering) <= LOADED * SECOND:
         accepting, delivering = 1, 0
-    phases = (cost.accepting, cost.delivering)
+    flowing = cost.flowing
     stored = max(cost.waiting_bytes, cost.delivered_bytes)
     return Size(
         accepting,
         delivering,
         cores=load * (whole.total - whole.surroundings) / (LOADED * SECOND),
         memory_mb=accepting * cost.accepting.memory_mb + delivering * cost.delivering.memory_mb,
-        written_per_second=load * sum(p.gateway.written + p.database.written for p in phases),
+        written_per_second=load * (flowing.gateway.written + flowing.database.written),
         stored=load * DAY * (stored + (AUDIT_DAYS - 1) * cost.audit_bytes),
     )

@@ -32,10 +32,16 @@ def _processor(title: str, phase: Callable[[Cost], Phase]) -> dict[str, Callable
 FIGURES: dict[str, Callable[[Cost], float]] = {
     **_processor("accepting", lambda cost: cost.accepting),
     **_processor("delivering", lambda cost: cost.delivering),
+    "delivering: calls to Leanplum": lambda cost: cost.delivering.calls,
+    "both at once: process, µs": lambda cost: cost.flowing.gateway.processor,
+    "both at once: database server, µs": lambda cost: cost.flowing.database.processor,
+    "both at once: written, bytes": lambda cost: (
+        cost.flowing.gateway.written + cost.flowing.database.written
+    ),
+    "both at once: calls to Leanplum": lambda cost: cost.flowing.calls,
     "in the database while it waits, bytes": lambda cost: cost.waiting_bytes,
     "in the database once delivered, bytes": lambda cost: cost.delivered_bytes,
     "of this, audit records, bytes": lambda cost: cost.audit_bytes,
-    "calls to Leanplum": lambda cost: cost.delivering.calls,
 }
 
 
@@ -85,7 +91,7 @@ def sizing_table(costs: Costs) -> str:
 
 def _needs(load: int, name: str, costs: Costs) -> list[str]:
     for database, by_name in costs.items():
-        if found := size(load, by_name[name], on_sqlite=database == "sqlite"):
+        if found := size(load, by_name[name]):
             return [
                 found.command,
                 NAMES[database],

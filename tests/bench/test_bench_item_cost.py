@@ -24,7 +24,17 @@ DELIVERING = Phase(
     surroundings=8.0,
     calls=0.0025,
 )
-COST = Cost(ACCEPTING, DELIVERING, waiting_bytes=300.0, delivered_bytes=320.0, audit_bytes=40.0)
+FLOWING = Phase(
+    items=1_000,
+    rate=125.0,
+    gateway=Usage({"event loop": 80.0, "writer": 30.0}, written=2_000.0),
+    database=Usage({"postgres": 50.0}),
+    surroundings=3.0,
+    calls=0.03,
+)
+COST = Cost(
+    ACCEPTING, DELIVERING, FLOWING, waiting_bytes=300.0, delivered_bytes=320.0, audit_bytes=40.0
+)
 
 
 def test_the_usage_of_an_item_is_its_share_of_what_was_used_meanwhile() -> None:
@@ -40,17 +50,15 @@ def test_the_kernel_counts_every_thread_of_a_process_and_skips_those_that_have_e
     assert used.written >= 0
 
 
-def test_accepting_needs_a_turn_of_the_writer_on_sqlite_and_of_the_server_on_postgresql() -> None:
-    cost = accepting_cost(COST, on_sqlite=False)
-    assert (cost.accepting, cost.delivering, cost.database, cost.turn) == (40.0, 0.0, 20.0, 20.0)
-    assert accepting_cost(COST, on_sqlite=True).turn == 10.0
+def test_accepting_needs_a_turn_in_which_the_writer_and_a_server_work() -> None:
+    cost = accepting_cost(COST)
+    assert (cost.accepting, cost.delivering, cost.database, cost.turn) == (40.0, 0.0, 20.0, 30.0)
 
 
-def test_an_item_that_is_delivered_costs_both_and_on_sqlite_two_turns() -> None:
-    cost = whole_cost(COST, on_sqlite=True)
+def test_an_item_that_is_delivered_costs_both_and_two_turns() -> None:
+    cost = whole_cost(COST)
     assert (cost.accepting, cost.delivering, cost.database) == (40.0, 50.0, 45.0)
-    assert (cost.surroundings, cost.turn) == (10.0, 25.0)
-    assert whole_cost(COST, on_sqlite=False).turn == 20.0
+    assert (cost.surroundings, cost.turn) == (10.0, 70.0)
 
 
 def test_the_cost_is_told_by_process_and_thread() -> None:
@@ -59,10 +67,10 @@ def test_the_cost_is_told_by_process_and_thread() -> None:
         "postgresql, single event",
         "  accepting (1,000 items at 500/s)",
         "    processor: 40.0 µs (event loop 30.0, writer 10.0); database server 20.0; load 2.0",
-        "    written: 1,600 bytes",
+        "    written: 1,600 bytes; calls to Leanplum: 0.0000",
     ]
     assert lines[-2:] == [
-        "    calls to Leanplum: 0.0025",
+        "    written: 2,000 bytes; calls to Leanplum: 0.0300",
         "  in the database: 300 bytes when it waits, 320 once it is delivered, "
         "40 of them in the audit log",
     ]
