@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-START_LIMIT = 30.0
+START_LIMIT = 60.0
 STOP_LIMIT = 8.0
 POLL = 0.05
 

@@ -9,14 +9,13 @@ four workers reach on the same cores. Nothing is pinned.
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench import tables as tables_of
 from bench.__main__ import ROOT, scratch_folder, stop_children_first
-from bench.children import Fleet
+from bench.children import ChildFailed, Fleet
 from bench.cost_of_items import TRAFFIC, Cost, measure
 from bench.keys import make_key
 from bench.plan import FULL, QUICK
@@ -24,6 +23,7 @@ from bench.postgres import PostgresServer
 from bench.predictions import Prediction, check, render_check
 from bench.scenarios.setting import Setting
 from bench.stage import Stage
+from bench.tables import Costs, Predictions
 
 DOCS = ROOT / "docs" / "scaling.md"
 SLICE = 8  # seconds; a few thousand items would cost what the first ones cost
@@ -67,6 +67,20 @@ def main() -> int:
     options = parser.parse_args()
     if options.docs and (options.database or options.quick or not options.check):
         parser.error("--docs: the tables need whole runs of both databases, with --check")
+    try:
+        costs, predictions = run(options)
+    except (ChildFailed, KeyboardInterrupt) as end:
+        print(f"stopped: {str(end) or 'interrupted'}", file=sys.stderr)
+        return 1
+    if options.json:
+        options.json.write_text(json.dumps(document(costs, predictions), indent=1) + "\n")
+    if options.docs:
+        write_tables(DOCS, costs, predictions)
+    return 0
+
+
+def run(options: argparse.Namespace) -> tuple[Costs, Predictions]:
+    """Start the servers, measure and print, and stop all servers."""
     costs: dict[str, dict[str, Cost]] = {}
     predictions: dict[str, list[Prediction]] = {}
     with scratch_folder(ROOT / "data") as scratch, Fleet(ROOT, scratch) as fleet:
@@ -79,11 +93,7 @@ def main() -> int:
                 if options.check:
                     predictions[database] = check(setting, costs[database], server)
                     print(render_check(database, predictions[database]), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(document(costs, predictions), indent=1) + "\n")
-    if options.docs:
-        write_tables(DOCS, costs, predictions)
-    return 0
+    return costs, predictions
 
 
 def _measure_costs(
@@ -96,9 +106,7 @@ def _measure_costs(
     return costs
 
 
-def document(
-    costs: Mapping[str, Mapping[str, Cost]], predictions: Mapping[str, Sequence[Prediction]]
-) -> dict[str, object]:
+def document(costs: Costs, predictions: Predictions) -> dict[str, object]:
     """Return the document of `--json`."""
     return {
         database: {
@@ -109,11 +117,7 @@ def document(
     }
 
 
-def write_tables(
-    path: Path,
-    costs: Mapping[str, Mapping[str, Cost]],
-    predictions: Mapping[str, Sequence[Prediction]],
-) -> None:
+def write_tables(path: Path, costs: Costs, predictions: Predictions) -> None:
     """Replace the tables of a page."""
     tables = {
         "cost": tables_of.cost_table(costs),

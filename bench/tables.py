@@ -8,6 +8,7 @@ from bench.predictions import WRITER, Prediction
 from bench.sizing import size
 
 Costs = Mapping[str, Mapping[str, Cost]]
+Predictions = Mapping[str, Sequence[Prediction]]
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 LOADS = (100, 1_000, 5_000, 20_000)
 EVENT_LOOP = "event loop"
@@ -59,7 +60,7 @@ def cost_table(costs: Costs) -> str:
     return _table(["", *columns], rows)
 
 
-def prediction_table(predictions: Mapping[str, Sequence[Prediction]]) -> str:
+def prediction_table(predictions: Predictions) -> str:
     """Return the rates that the model predicts beside those that were measured."""
     rows = [
         [
