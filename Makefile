@@ -14,10 +14,10 @@ unexport PYTHONDONTWRITEBYTECODE
 IN_MEMORY := $(shell { test "$$(df -k --output=avail /dev/shm | tail -1)" -gt 6000000 && echo TMPDIR=/dev/shm; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fast soak check format bench lock clean
+.PHONY: help run test fast soak check format bench bench-check lock clean
 
 help: ## List these commands
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
 
 run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_PORT changes its port, ARGS=--reset empties its database
 	@$(BIN)/python -m app serve --sandbox $(ARGS)
@@ -48,8 +48,11 @@ format: .venv/.dev ## Format the code and mend what can be mended
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-bench: .venv/.runtime ## Measure throughput, latency and memory; ARGS=--quick for a short run
+bench: .venv/.dev ## Measure throughput, latency and memory; ARGS=--quick for a short run
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-check: .venv/.dev ## Measure, and fail if a ratio fell by more than 15 % against bench/ratios.json; on a quiet machine
+	@$(BIN)/python -m bench --check $(ARGS)
 
 lock: .venv/.dev ## Write the locks anew from pyproject.toml; UPGRADE=--upgrade takes newer versions
 	@$(LOCK) --output-file requirements.lock

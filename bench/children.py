@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-START_LIMIT = 30.0
+START_LIMIT = 60.0
 STOP_LIMIT = 8.0
 POLL = 0.05
 
@@ -38,14 +38,19 @@ def process_tree(pid: int) -> Iterator[int]:
     """Yield the pids of a process and its descendants."""
     yield pid
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in listing.read_text().split():
-            yield from process_tree(int(child))
+        with suppress(OSError):  # the thread or the process has ended meanwhile
+            for child in listing.read_text().split():
+                yield from process_tree(int(child))
 
 
-def resident_mb(pid: int) -> float:
-    """Return the resident memory (VmRSS) of one process in megabytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+def proportional_mb(pid: int) -> float:
+    """Return the proportional set size (PSS) of one process in megabytes.
+
+    A page that several processes share counts in parts, so the sum over forked processes is what
+    they use together.
+    """
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
             return int(line.split()[1]) / 1024
     return 0.0
 
@@ -64,27 +69,51 @@ class Child:
         """The base URL."""
         return f"http://127.0.0.1:{self.port}"
 
-    def rss(self) -> float:
-        """Return the resident megabytes, including child processes."""
-        return sum(resident_mb(pid) for pid in process_tree(self.process.pid))
+    def pids(self) -> Iterator[int]:
+        """Yield the pids of the process and of those that it started, parents first."""
+        return process_tree(self.process.pid)
+
+    def pss(self) -> float:
+        """Return the megabytes of memory (PSS), including child processes."""
+        return sum(proportional_mb(pid) for pid in self.pids())
+
+    def pause(self) -> None:
+        """Stop all its processes, each before its children, so that none is started meanwhile."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let all its processes continue."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill all its processes."""
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.process.poll() is not None:
+            return
+        for pid in self.pids():
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, number)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Pause the process during the block."""
-        self.process.send_signal(signal.SIGSTOP)
+        """Pause its processes during the block."""
+        self.pause()
         try:
             yield
         finally:
-            self.process.send_signal(signal.SIGCONT)
+            self.resume()
 
     @contextmanager
     def resumed(self) -> Iterator[None]:
-        """Run the paused process during the block, so that deferred work counts in its slices."""
-        self.process.send_signal(signal.SIGCONT)
+        """Run its paused processes during the block, so that deferred work counts in its slices."""
+        self.resume()
         try:
             yield
         finally:
-            self.process.send_signal(signal.SIGSTOP)
+            self.pause()
 
     def answers(self, path: str) -> bool:
         """Return True if a GET is answered with 200."""
@@ -128,12 +157,12 @@ class Fleet:
         name: str,
         argv: Sequence[str],
         *,
-        port: int,
-        ready: str,
+        port: int = 0,
+        ready: str = "",
         env: Mapping[str, str],
         core: int | None,
     ) -> Child:
-        """Start a server and wait until it answers on `ready`."""
+        """Start a process; if it is a server, wait until it answers on the path `ready`."""
         log = self._scratch / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -148,7 +177,8 @@ class Fleet:
             )
         child = Child(name, port, process, log)
         self._children.append(child)
-        child.wait_ready(ready)
+        if ready:
+            child.wait_ready(ready)
         return child
 
     def stop(self, *children: Child) -> None:
@@ -156,13 +186,12 @@ class Fleet:
         deadline = time.monotonic() + STOP_LIMIT
         for child in children:
             child.process.send_signal(signal.SIGTERM)
-            child.process.send_signal(signal.SIGCONT)
+            child.resume()
         for child in children:
             try:
                 child.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+                child.kill()
         self._children = [child for child in self._children if child not in children]
 
     @contextmanager

@@ -18,7 +18,7 @@ from bench.children import Child, Fleet
 from bench.keys import make_key
 from bench.load import Load
 from bench.plan import QUICK
-from bench.stage import Stage
+from bench.stage import GATEWAY, Stage
 
 PAIRS, SECONDS = 25, 2
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -66,11 +66,17 @@ def measure(load: Load, child: Child, traffic: Traffic) -> Measured:
         return Measured(taken.requests / taken.seconds, taken.requests / processor_seconds)
 
 
+def program(part: str) -> Sequence[str]:
+    """Return the gateway, `without` a part if one is named (servers/without.py)."""
+    return ("bench.servers.without", part) if part else GATEWAY
+
+
 def compare(stage: Stage, load: Load, comparison: Comparison) -> list[tuple[Measured, Measured]]:
     """Return pairs of slices: with and without the part."""
     upstream = stage.upstream()
     whole, less = (
-        stage.gateway(upstream, without=part) for part in (comparison.whole, comparison.less)
+        stage.gateway(upstream, program=program(part))
+        for part in (comparison.whole, comparison.less)
     )
     for child in (whole, less):
         with child.resumed():

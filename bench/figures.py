@@ -7,7 +7,10 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Slice:
-    """A measured slice of load: latencies in ms, memory in MB, `items` that were accepted."""
+    """A measured slice of load: latencies in ms, memory in MB, `items` that were accepted.
+
+    `processor` are the seconds of processor time that the load generator needed.
+    """
 
     requests: int
     failed: int
@@ -15,8 +18,9 @@ class Slice:
     seconds: float
     p50: float
     p99: float
-    rss: float = 0.0
+    pss: float = 0.0
     started: float = 0.0
+    processor: float = 0.0
 
     @property
     def rate(self) -> float:

@@ -8,10 +8,11 @@ stalled server cannot hide the requests that would have come in the meantime.
 import asyncio
 import itertools
 import json
+import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import cast
 
 import uvloop
@@ -155,7 +156,7 @@ async def run(job: LoadJob) -> Slice:
         await loop.create_connection(Connection, "127.0.0.1", job.port)
         for _ in range(job.connections)
     ]
-    started = time.monotonic()
+    started, spent = time.monotonic(), _processor_seconds()
     ends = started + job.seconds
     slots = (started + n / job.rate for n in itertools.count()) if job.rate else None
 
@@ -165,10 +166,15 @@ async def run(job: LoadJob) -> Slice:
     await asyncio.gather(
         *(drive(connection, moments(), supply, progress) for _, connection in opened)
     )
-    ended = time.monotonic()
+    ended, spent = time.monotonic(), _processor_seconds() - spent
     for transport, _ in opened:
         transport.close()
-    return progress.slice(started, ended)
+    return replace(progress.slice(started, ended), processor=spent)
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def parse_job(text: str) -> LoadJob:

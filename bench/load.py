@@ -1,6 +1,7 @@
 """Load on one server: by wrk if installed; else, and for counts and rates, by the generator."""
 
 import json
+import resource
 import secrets
 import shutil
 import sys
@@ -21,6 +22,12 @@ MARGIN = 20.0
 BODIES = 64
 
 
+def _processor_seconds() -> float:
+    """Return the processor time of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class Load:
     """The source of load for the servers of a stage."""
 
@@ -28,21 +35,29 @@ class Load:
         self._stage, self._plan = stage, plan
         self.wrk = shutil.which("wrk")
 
-    def slice(self, child: Child, traffic: Traffic, connections: int | None = None) -> Slice:
+    def slice(
+        self,
+        child: Child,
+        traffic: Traffic,
+        connections: int | None = None,
+        *,
+        pinned: bool = True,
+    ) -> Slice:
         """Measure a slice of the greatest load that the server can take."""
         connections = connections or self._plan.connections
+        core = self._stage.load_core if pinned else None
         if not self.wrk:
             job = replace(self._job(child, traffic, self._plan.slice), connections=connections)
-            return self._generate(child, job, self._stage.load_core)
+            return self._generate(child, job, core)
         script = self._stage.scratch / "load.lua"
         bodies = make_bodies(traffic, BODIES, self._plan.users)
         script.write_text(wrk.script(bodies, self._stage.key, self._prefix(), ids=traffic.ids))
         options = ["-t1", f"-c{connections}", f"-d{self._plan.slice}s", "--timeout", "10s"]
         argv = [self.wrk, *options, "-s", str(script), child.url + traffic.path]
-        printed = self._stage.fleet.run(
-            argv, core=self._stage.load_core, limit=self._plan.slice + MARGIN
-        )
-        return replace(wrk.parse(printed, traffic.size), rss=child.rss())
+        before = _processor_seconds()
+        printed = self._stage.fleet.run(argv, core=core, limit=self._plan.slice + MARGIN)
+        found = wrk.parse(printed, traffic.size)
+        return replace(found, pss=child.pss(), processor=_processor_seconds() - before)
 
     def warm(self, child: Child, traffic: Traffic) -> None:
         """Warm a server up, and check its responses. Raises ChildFailed if one is wrong."""
@@ -62,12 +77,14 @@ class Load:
             response = f"{answer.status}: {answer.body[:500]!r}"
             raise ChildFailed(f"{child.name} answered {response}\n{child.log_end()}")
 
-    def paced(self, child: Child, traffic: Traffic, *, rate: float, seconds: float) -> Slice:
+    def paced(
+        self, child: Child, traffic: Traffic, *, rate: float, seconds: float, pinned: bool = True
+    ) -> Slice:
         """Measure an open loop of `rate` requests per second."""
         job = replace(
             self._job(child, traffic, seconds), rate=rate, connections=4 * self._plan.connections
         )
-        return self._generate(child, job, self._stage.load_core)
+        return self._generate(child, job, self._stage.load_core if pinned else None)
 
     def count(
         self,
@@ -103,7 +120,7 @@ class Load:
         argv = [sys.executable, "-m", "bench.generator"]
         text = json.dumps(asdict(job))
         printed = self._stage.fleet.run(argv, core=core, limit=job.seconds + MARGIN, text=text)
-        return replace(Slice(**json.loads(printed)), rss=child.rss())
+        return replace(Slice(**json.loads(printed)), pss=child.pss())
 
     def _post(self, child: Child, traffic: Traffic, body: bytes) -> Answer:
         headers = {"Authorization": f"Bearer {self._stage.key}", "Content-Type": "application/json"}

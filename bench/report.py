@@ -13,7 +13,7 @@ HEADINGS = (
     "to (b)",
     "p50 ms",
     "p99 ms",
-    "RSS MB",
+    "PSS MB",
     "failed",
     "wanted",
     "met",
@@ -22,12 +22,13 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and its bound."""
+    """A figure and its bound; a ratio names in `base` what it is a ratio to."""
 
     text: str
     got: float
     bound: float
     at_least: bool = True
+    base: str = ""
 
     @property
     def met(self) -> bool:
@@ -45,12 +46,27 @@ class Row:
     to_b: float | None = None
     p50: float | None = None
     p99: float | None = None
-    rss: float | None = None
+    pss: float | None = None
     failed: int = 0
     lost: int = 0
     targets: tuple[Target, ...] = ()
     notes: tuple[str, ...] = ()
     slices: tuple[Slice, ...] = field(default=(), repr=False)
+
+
+def at_least(bound: float, base: str, got: float) -> Target:
+    """Return a target for a ratio to `base`: a yardstick, or another row."""
+    return Target(f">= {bound:g} {base}", got, bound, base=base)
+
+
+def at_most(bound: float, unit: str, got: float, what: str = "") -> Target:
+    """Return a target for a figure in a unit."""
+    return Target(f"{what} <= {bound:g} {unit}".strip(), got, bound, at_least=False)
+
+
+def none_lost(lost: int) -> Target:
+    """Return the target that every acknowledged item arrives."""
+    return Target("0 lost", lost, 0, at_least=False)
 
 
 def summarise(
@@ -70,7 +86,7 @@ def summarise(
         to_b=to_b,
         p50=median(s.p50 for s in slices),
         p99=median(s.p99 for s in slices),
-        rss=max(s.rss for s in slices),
+        pss=max(s.pss for s in slices),
         failed=sum(s.failed for s in slices),
         targets=targets,
         notes=notes,
@@ -94,7 +110,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _number(row.to_b, 1),
         _number(row.p50, 2),
         _number(row.p99, 2),
-        _number(row.rss, 0),
+        _number(row.pss, 0),
         _failures(row),
         ", ".join(target.text for target in row.targets) or "-",
         ", ".join("yes" if target.met else "NO" for target in row.targets) or "-",

@@ -3,10 +3,16 @@
 import itertools
 import os
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.children import Child, Fleet, free_port
+from bench.postgres import PostgresServer, postgresql
 
+GATEWAY = ("app",)
+"""The program of a gateway: a module, and its first arguments."""
 _OURS = ("LEANPLUM_", "GATEWAY_", "BENCH_")
 
 
@@ -21,11 +27,16 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
 
 
+def _python(*module: str) -> list[str]:
+    return [sys.executable, "-m", *module]
+
+
 class Stage:
     """The starter of servers; all databases and logs are in `scratch`."""
 
-    def __init__(self, fleet: Fleet, scratch: Path, key: str) -> None:
-        self.fleet, self.scratch, self.key = fleet, scratch, key
+    def __init__(self, fleet: Fleet, scratch: Path, key: str, postgres: str = "") -> None:
+        """`postgres` is the URL of a server to use; without it, one is started when needed."""
+        self.fleet, self.scratch, self.key, self._postgres = fleet, scratch, key, postgres
         self.server_core, self.load_core = cores()
         self._numbers = itertools.count(1)
 
@@ -44,29 +55,59 @@ class Stage:
         env = {"BENCH_UPSTREAM_DELAY": str(delay), "BENCH_UPSTREAM_FAIL_EACH": str(fail_each)}
         return self._uvicorn("upstream", core=core, ready="/stats", env=env)
 
+    def new_sqlite(self) -> str:
+        """Return the URL of a new SQLite database."""
+        return f"sqlite:///{self.scratch}/gateway-{next(self._numbers)}.db"
+
+    @contextmanager
+    def postgresql(self) -> Iterator[PostgresServer]:
+        """Run a PostgreSQL server during the block, or use the one that was named."""
+        with (
+            tempfile.TemporaryDirectory(dir=self.scratch, prefix="postgres-") as folder,
+            postgresql(Path(folder), self._postgres) as server,
+        ):
+            yield server
+
     def gateway(
-        self, upstream: Child, *, delivery: bool = False, pinned: bool = True, without: str = ""
+        self,
+        upstream: Child,
+        *,
+        database: str = "",
+        workers: int = 1,
+        delivery: bool = False,
+        pinned: bool = True,
+        program: Sequence[str] = GATEWAY,
     ) -> Child:
-        """Start a gateway on its own database, if need be `without` a part (servers/without.py)."""
-        port, name = free_port(), f"gateway-{next(self._numbers)}"
-        module = ["bench.servers.without", without] if without else ["app"]
-        argv = [sys.executable, "-m", *module, "serve", "--port", str(port)]
+        """Start a gateway; without a URL of a `database`, it gets a new SQLite file."""
+        port = free_port()
+        options = ["--port", str(port), "--workers", str(workers)]
         return self.fleet.start(
-            name,
-            argv if delivery else [*argv, "--no-delivery"],
+            f"gateway-{next(self._numbers)}",
+            [*_python(*program), "serve", *options, *([] if delivery else ["--no-delivery"])],
             port=port,
             ready="/readyz",
-            env=clean_environment() | self._settings(name, upstream),
+            env=self._environment(upstream, database or self.new_sqlite()),
             core=self.server_core if pinned else None,
         )
 
-    def _settings(self, name: str, upstream: Child) -> dict[str, str]:
+    def deliverer(
+        self, upstream: Child, database: str, *, program: Sequence[str] = GATEWAY
+    ) -> Child:
+        """Start a process that delivers what waits in a database, and do not wait for it."""
+        return self.fleet.start(
+            f"deliverer-{next(self._numbers)}",
+            [*_python(*program), "deliver"],
+            env=self._environment(upstream, database),
+            core=None,
+        )
+
+    def _environment(self, upstream: Child, database: str) -> dict[str, str]:
         """Return the settings: limits that are never reached, and no time to drain."""
-        return {
+        return clean_environment() | {
             "LEANPLUM_APP_ID": "app_bench",
             "LEANPLUM_PRODUCTION_KEY": "prod_bench",
             "LEANPLUM_API_URL": f"{upstream.url}/api",
-            "GATEWAY_DATABASE_URL": f"sqlite:///{self.scratch / name}.db",
+            "GATEWAY_DATABASE_URL": database,
             "GATEWAY_BOOTSTRAP_KEY": self.key,
             "GATEWAY_RATE_PER_SECOND": "100000000",
             "GATEWAY_RATE_BURST": "100000000",
@@ -77,7 +118,7 @@ class Stage:
         self, module: str, *, core: int | None, ready: str, env: dict[str, str] | None = None
     ) -> Child:
         port = free_port()
-        argv = [sys.executable, "-m", "uvicorn", f"bench.servers.{module}:app", "--port", str(port)]
+        argv = [*_python("uvicorn"), f"bench.servers.{module}:app", "--port", str(port)]
         options = ["--no-access-log", "--log-level", "warning"]
         lifespan = ["--lifespan", "on" if module == "seed" else "off"]
         return self.fleet.start(

@@ -1,13 +1,16 @@
-"""Rows (e): the time until the upstream has every acknowledged item; nothing is pinned."""
+"""Rows (e): the time until the upstream has every acknowledged item; nothing is pinned.
+
+`deliver` and `row` also make the rows of other gateways: with workers, and on PostgreSQL.
+"""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.bodies import BATCH
 from bench.children import Child
 from bench.figures import Slice, ratio_to_around
-from bench.report import Row, Target
+from bench.report import Row, Target, at_least, none_lost
 from bench.scenarios.setting import Setting, read_counts
 
 CONNECTIONS = 16
@@ -38,37 +41,57 @@ class Delivery:
 def measure(setting: Setting) -> list[Row]:
     """Measure the delivery, between two slices of each yardstick."""
     a, b = [setting.measure_a()], [setting.measure_b()]
-    delivery = _deliver(setting, setting.plan.delivered_items)
+    delivery = deliver(setting, setting.plan.delivered_items)
     a.append(setting.measure_a())
     b.append(setting.measure_b())
-    smooth = _deliver(setting, setting.plan.faulty_items)
-    faulty = _deliver(setting, setting.plan.faulty_items, fail_each=20)
-    return [row(delivery, a, b, setting.plan.delivery_limit), faulty_row(smooth, faulty)]
+    smooth = deliver(setting, setting.plan.faulty_items)
+    faulty = deliver(setting, setting.plan.faulty_items, fail_each=20)
+    to_a, to_b = ratio_to_around(delivery.rate, a), ratio_to_around(delivery.rate, b)
+    targets = (at_least(0.8, "a", to_a), at_least(20, "b", to_b))
+    found = row(f"(e) accepted to delivered, {delivery.accepted.items:,} items", delivery, targets)
+    return [replace(found, to_a=to_a, to_b=to_b), faulty_row(smooth, faulty)]
 
 
-def _deliver(setting: Setting, items: int, *, fail_each: int = 0) -> Delivery:
+def measure_beside(
+    setting: Setting, name: str, bound: float, *, workers: int = 1, database: str = ""
+) -> Row:
+    """Measure another gateway's delivery between two slices of (a), of which `bound` is wanted."""
+    a = [setting.measure_a()]
+    items = setting.plan.delivered_items
+    delivery = deliver(setting, items, workers=workers, database=database)
+    a.append(setting.measure_a())
+    to_a = ratio_to_around(delivery.rate, a)
+    return replace(row(name, delivery, (at_least(bound, "a", to_a),)), to_a=to_a)
+
+
+def deliver(
+    setting: Setting, items: int, *, fail_each: int = 0, workers: int = 1, database: str = ""
+) -> Delivery:
+    """Post items to a new gateway, and wait until the upstream has them."""
     plan = setting.plan
     upstream = setting.stage.upstream(delay=plan.upstream_delay, fail_each=fail_each, pinned=False)
-    gateway = setting.stage.gateway(upstream, delivery=True, pinned=False)
+    gateway = setting.stage.gateway(
+        upstream, delivery=True, pinned=False, workers=workers, database=database
+    )
     limit = plan.delivery_limit
     accepted = setting.load.count(
         gateway, BATCH, items=items, limit=limit, connections=CONNECTIONS, pinned=False
     )
-    seen = _await_arrival(upstream, accepted.items, accepted.started + limit)
+    seen = await_arrival(upstream, accepted.items, accepted.started + limit)
+    setting.stage.fleet.stop(gateway, upstream)
     seconds = seen["last_new"] - accepted.started if seen["distinct"] else 0.0
     return Delivery(accepted, seen["distinct"], seen["repeated"], seen["calls"], seconds)
 
 
-def _await_arrival(upstream: Child, items: int, deadline: float) -> dict[str, Any]:
+def await_arrival(upstream: Child, items: int, deadline: float) -> dict[str, Any]:
     """Return the upstream's counts when `items` distinct items arrived, or at the deadline."""
     while (seen := read_counts(upstream))["distinct"] < items and time.monotonic() < deadline:
         time.sleep(POLL)
     return seen
 
 
-def row(delivery: Delivery, a: list[Slice], b: list[Slice], limit: float) -> Row:
-    """Return figures and targets of one delivery."""
-    to_a, to_b = ratio_to_around(delivery.rate, a), ratio_to_around(delivery.rate, b)
+def row(name: str, delivery: Delivery, targets: tuple[Target, ...]) -> Row:
+    """Return figures and targets of one delivery; its ratios are left to the caller."""
     notes = [
         f"{delivery.seconds:.1f} s, {delivery.calls:,} upstream calls, "
         f"{delivery.repeated:,} items seen again; "
@@ -76,22 +99,16 @@ def row(delivery: Delivery, a: list[Slice], b: list[Slice], limit: float) -> Row
         "(latencies are of posting a batch)"
     ]
     if delivery.lost:
-        notes.append(f"not delivered within {limit:.0f} s: {delivery.lost:,} acknowledged items")
+        notes.append(f"not delivered within the limit: {delivery.lost:,} acknowledged items")
     return Row(
-        name=f"(e) accepted to delivered, {delivery.accepted.items:,} items",
+        name=name,
         rate=delivery.rate,
-        to_a=to_a,
-        to_b=to_b,
         p50=delivery.accepted.p50,
         p99=delivery.accepted.p99,
-        rss=delivery.accepted.rss,
+        pss=delivery.accepted.pss,
         failed=delivery.accepted.failed,
         lost=delivery.lost,
-        targets=(
-            Target(">= 0.8 a", to_a, 0.8),
-            Target(">= 20 b", to_b, 20),
-            Target("0 lost", delivery.lost, 0, at_least=False),
-        ),
+        targets=(*targets, none_lost(delivery.lost)),
         notes=tuple(notes),
         slices=(delivery.accepted,),
     )
@@ -105,13 +122,10 @@ def faulty_row(smooth: Delivery, faulty: Delivery) -> Row:
         rate=faulty.rate,
         p50=faulty.accepted.p50,
         p99=faulty.accepted.p99,
-        rss=faulty.accepted.rss,
+        pss=faulty.accepted.pss,
         failed=faulty.accepted.failed,
         lost=faulty.lost,
-        targets=(
-            Target(">= 0.8 of fault-free", ratio, 0.8),
-            Target("0 lost", faulty.lost, 0, at_least=False),
-        ),
+        targets=(at_least(0.8, "of fault-free", ratio), none_lost(faulty.lost)),
         notes=(
             f"{ratio:.2f} of the {smooth.rate:,.0f} items/s without; "
             f"{faulty.seconds:.1f} s to {smooth.seconds:.1f} s",

@@ -10,7 +10,7 @@ import sys
 from bench.bodies import Traffic
 from bench.children import Child, free_port
 from bench.figures import Slice
-from bench.report import Row, Target, summarise
+from bench.report import Row, at_most, summarise
 from bench.scenarios.setting import Setting
 from bench.stage import Stage, clean_environment
 
@@ -45,8 +45,8 @@ def row(name: str, slices: list[Slice], direct: list[Slice]) -> Row:
     p50 = _middle([measured.p50 - base.p50 for measured, base in zip(slices, direct, strict=True)])
     p99 = _middle([measured.p99 - base.p99 for measured, base in zip(slices, direct, strict=True)])
     targets = (
-        Target("p50 <= +3 ms", p50, 3, at_least=False),
-        Target("p99 <= +10 ms", p99, 10, at_least=False),
+        at_most(2, "ms", p50, "adds p50"),
+        at_most(8, "ms", p99, "p99"),
     )
     notes: tuple[str, ...] = ()
     if name != "direct":

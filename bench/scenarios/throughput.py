@@ -3,7 +3,7 @@
 from bench.bodies import BATCH, BATCH_WITH_IDS, EVENT, Traffic
 from bench.children import Child
 from bench.figures import Slice, median_ratio
-from bench.report import Row, Target, summarise
+from bench.report import Row, at_least, summarise
 from bench.scenarios.setting import Setting
 
 Rounds = dict[str, list[Slice]]
@@ -35,8 +35,8 @@ def rows(rounds: Rounds) -> list[Row]:
     to_a = {name: median_ratio(slices, rounds["a"]) for name, slices in rounds.items()}
     to_b = {name: median_ratio(slices, rounds["b"]) for name, slices in rounds.items()}
     targets = {
-        "c": (Target(">= 0.30 a", to_a["c"], 0.30),),
-        "d": (Target(">= 4 a", to_a["d"], 4), Target(">= 100 b", to_b["d"], 100)),
+        "c": (at_least(0.3, "a", to_a["c"]),),
+        "d": (at_least(4, "a", to_a["d"]), at_least(100, "b", to_b["d"])),
     }
     names = {
         "a": "(a) bare ASGI echo",

@@ -1,7 +1,7 @@
 """The upstream: accepts every entry of a call after a delay, and records the request ids.
 
-`GET /stats` returns the number of calls, of distinct and repeated request ids, and the time of the
-last new one (on CLOCK_MONOTONIC, which all processes of a machine share).
+`GET /stats` returns the number of calls, of distinct and repeated request ids, and the times of the
+first and the last new one (on CLOCK_MONOTONIC, which all processes of a machine share).
 """
 
 import asyncio
@@ -26,6 +26,7 @@ class ArrivalCounts:
     failed: int = 0
     distinct: int = 0
     repeated: int = 0
+    first_new: float = 0.0
     last_new: float = 0.0
     ids: set[str] = field(default_factory=set, repr=False)
 
@@ -39,6 +40,7 @@ class ArrivalCounts:
         self.repeated += len(arrived) - (self.distinct - before)
         if self.distinct > before:
             self.last_new = time.monotonic()
+            self.first_new = self.first_new or self.last_new
 
     def stats(self) -> dict[str, Any]:
         """Return the counts, without the ids."""

@@ -10,7 +10,7 @@ import pytest
 from bench.__main__ import ROOT
 from bench.bodies import BATCH, EVENT
 from bench.children import Fleet
-from bench.cost import Measured, render
+from bench.cost import Measured, program, render
 from bench.keys import make_key
 from bench.load import Load
 from bench.plan import QUICK
@@ -22,7 +22,7 @@ from bench.stage import Stage
 def test_without_a_part_the_gateway_takes_what_it_is_sent(part: str, tmp_path: Path) -> None:
     with Fleet(ROOT, tmp_path) as fleet:
         stage = Stage(fleet, tmp_path, make_key())
-        child = stage.gateway(stage.upstream(pinned=False), pinned=False, without=part)
+        child = stage.gateway(stage.upstream(pinned=False), pinned=False, program=program(part))
         load = Load(stage, QUICK)
         for traffic in (EVENT, BATCH):
             load._probe(child, traffic)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from bench.figures import Slice
 from bench.report import Row, Target, document, exit_status, summarise, table
 
-SLICE = Slice(requests=10, failed=0, items=1_000, seconds=1.0, p50=1.0, p99=2.0, rss=50.0)
+SLICE = Slice(requests=10, failed=0, items=1_000, seconds=1.0, p50=1.0, p99=2.0, pss=50.0)
 MISSED = Target(">= 4 a", got=3.9, bound=4)
 MET = Target("p99 <= 25 ms", got=25, bound=25, at_least=False)
 
@@ -18,9 +18,9 @@ def test_a_target_is_met_at_its_bound_and_missed_beyond_it() -> None:
 
 
 def test_a_row_takes_medians_the_greatest_memory_and_all_failures() -> None:
-    slices = [replace(SLICE, items=n, p99=n / 10, rss=float(n), failed=1) for n in (10, 30, 20)]
+    slices = [replace(SLICE, items=n, p99=n / 10, pss=float(n), failed=1) for n in (10, 30, 20)]
     row = summarise("(x)", slices)
-    assert (row.rate, row.p99, row.rss, row.failed) == (20, 2, 30, 3)
+    assert (row.rate, row.p99, row.pss, row.failed) == (20, 2, 30, 3)
 
 
 def test_the_table_says_of_each_target_whether_it_was_met() -> None:
