@@ -97,6 +97,7 @@ class Outbox:
         self._awaited: dict[int, list[asyncio.Event]] = {}
         self._waiting_is_over = False  # set at shutdown: nobody waits for an item to settle
         self._index_pace = search_index.IndexPace()
+        self._logins_examined = 0  # the number up to which housekeeping has looked at logins
         self.queued = 0
         self._accepting = 0  # of these, items whose commit is pending
         self.on_accepted: Callable[[], None] = lambda: None
@@ -537,11 +538,14 @@ class Outbox:
             dead_letters=now - self._since(limits.dead_letters),
         )
         expired = await self._walk(partial(retention.find_expired, now=now, limits=limits))
-        over = await self._walk(partial(logins.over, limit=retention.STEP))
+        over = await self._walk(
+            partial(logins.over, after=self._logins_examined, limit=retention.STEP)
+        )
+        self._logins_examined = over.after
         if await self._walk(partial(retention.any_over, now=now)):
             await self._writer.write(retention.EndErasures(now, self._macs))
-        remove = retention.RemoveExpired(expired, now, limits, over)
-        removed = await self._writer.write(remove) + len(over)
+        remove = retention.RemoveExpired(expired, now, limits, over.rows)
+        removed = await self._writer.write(remove) + len(over.rows)
         return removed + await self._remove_old_counts()
 
     async def _remove_old_counts(self) -> int:

@@ -55,15 +55,17 @@ DELETE FROM item_ids WHERE seq IN {seqs} AND (app, id) IN (
     SELECT a.app, v.id FROM {rows} AS v JOIN acceptances a ON a.first_seq = v.acceptance
 )
 """
+# Not as NOT EXISTS, which PostgreSQL would make a join of: it would read all items for that.
 ACCEPTANCES = """
-DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
-    SELECT 1 FROM items i
+DELETE FROM acceptances WHERE first_seq IN {firsts} AND (
+    SELECT i.seq FROM items i
     WHERE i.acceptance = acceptances.first_seq AND i.seq >= acceptances.first_seq
       AND i.seq < coalesce(
         (SELECT min(b.first_seq) FROM acceptances b WHERE b.first_seq > acceptances.first_seq),
         9000000000000000000
-    )
-)
+      )
+    ORDER BY i.seq LIMIT 1
+) IS NULL
 """
 END_ERASURES = "DELETE FROM erasures WHERE until <= ?"
 ANY_OVER = "SELECT 1 FROM erasures WHERE until <= ? LIMIT 1"

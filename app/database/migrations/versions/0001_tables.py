@@ -104,6 +104,7 @@ def _create_queue() -> None:
         sa.Column("until", sa.BigInteger, nullable=False),
         sa.Column("mac", sa.LargeBinary),
     )
+    _create_index("erasures_ending", "erasures", ["until"])
 
 
 def _create_search() -> None:
@@ -163,6 +164,7 @@ def _create_delivery() -> None:
         sa.PrimaryKeyConstraint("lane", "seq"),
         sqlite_with_rowid=False,
     )
+    _create_index("logins_seq", "logins", ["seq"])
 
 
 def _create_audit() -> None:
