@@ -18,7 +18,7 @@ from bench.children import ChildFailed, Fleet
 from bench.keys import make_key
 from bench.plan import FULL, QUICK, Plan
 from bench.report import Row, document, exit_status, table
-from bench.scenarios import delivery, latency, memory, relay, shared, throughput
+from bench.scenarios import delivery, large, latency, memory, relay, shared, throughput
 from bench.scenarios.setting import Setting
 from bench.stage import Stage
 
@@ -31,7 +31,9 @@ SCENARIOS: dict[str, Callable[[Setting], list[Row]]] = {
     "latency": latency.measure,
     "memory": memory.measure,
     "relay": relay.measure,
+    "large": large.measure,
 }
+ON_REQUEST = {"large"}  # they take long
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -46,6 +48,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--data", type=Path, default=ROOT / "data", help="folder for databases (on a real disk)"
+    )
+    parser.add_argument(
+        "--postgresql", default="", metavar="URL", help="a server, for --only large"
     )
     return parser.parse_args(argv)
 
@@ -74,11 +79,11 @@ def measure(name: str, setting: Setting) -> list[Row]:
         return [Row(f"({name}) not measured", failed=1, notes=(str(error),))]
 
 
-def run(plan: Plan, names: Sequence[str], data: Path) -> list[Row]:
+def run(plan: Plan, names: Sequence[str], data: Path, postgresql: str = "") -> list[Row]:
     """Start the servers, measure the groups, and stop all servers."""
     rows: list[Row] = []
     with scratch_folder(data) as scratch, Fleet(ROOT, scratch) as fleet:
-        setting = Setting.prepare(Stage(fleet, scratch, make_key()), plan)
+        setting = Setting.prepare(Stage(fleet, scratch, make_key(), postgresql), plan)
         for name in names:
             began = time.monotonic()
             rows += measure(name, setting)
@@ -105,7 +110,8 @@ def main() -> int:
     options = arguments()
     plan, began = (QUICK if options.quick else FULL), time.monotonic()
     try:
-        rows = run(plan, options.only or list(SCENARIOS), options.data)
+        usual = [name for name in SCENARIOS if name not in ON_REQUEST]
+        rows = run(plan, options.only or usual, options.data, options.postgresql)
     except (ChildFailed, KeyboardInterrupt) as end:
         print(f"bench stopped: {str(end) or 'interrupted'}", file=sys.stderr)
         return 1

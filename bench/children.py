@@ -68,6 +68,10 @@ class Child:
         """Return the resident megabytes, including child processes."""
         return sum(resident_mb(pid) for pid in process_tree(self.process.pid))
 
+    def pause(self) -> None:
+        """Pause the process, to be run in the blocks of `resumed` alone."""
+        self.process.send_signal(signal.SIGSTOP)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Pause the process during the block."""

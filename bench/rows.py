@@ -15,7 +15,10 @@ APP, KEY_ID = "default", "key_bench"
 CALL = 10  # items of one call
 SPAN_MS = 86_400_000  # over which the items were accepted
 STEP = 100_000  # items of one transaction
-BODY = '{"event":"Purchase","userId":"user-1","value":9.99,"currencyCode":"EUR"}'
+# The SQL of a content, with the user's id in it
+BODY = """
+'{{"event":"Purchase","userId":"' || substr(u.subject, 2) || '","value":9.99,"currencyCode":"EUR"}}'
+"""
 USERS = """
 CREATE TABLE bench_users (number bigint PRIMARY KEY, subject text NOT NULL, lane bigint NOT NULL)
 """
@@ -38,7 +41,7 @@ INSERT INTO items (
 )
 {numbers}
 SELECT seq, seq - (seq - 1) % {call}, u.subject, 'track',
-       CASE WHEN status IN ('accepted', 'rejected') THEN '{body}' END, status,
+       CASE WHEN status IN ('accepted', 'rejected') THEN {body} END, status,
        CASE WHEN status = 'accepted' THEN 0 ELSE 1 END,
        CASE WHEN status <> 'accepted' THEN {accepted_at} + 100 END, u.lane, {caller},
        'Event ' || seq % 50
@@ -78,7 +81,7 @@ def fill(engine: Engine, items: ManyItems) -> None:
         "key_id": KEY_ID,
         "accepted_at": ACCEPTED_AT.format(begun=begun, span=SPAN_MS, count=items.count),
         "call": CALL,
-        "body": BODY,
+        "body": BODY.strip().format(),
         "caller": ids.share(APP, KEY_ID),
         "settled": items.count - items.waiting,
         "users": items.users,

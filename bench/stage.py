@@ -22,10 +22,14 @@ def clean_environment() -> dict[str, str]:
 
 
 class Stage:
-    """The starter of servers; all databases and logs are in `scratch`."""
+    """The starter of servers; all databases and logs are in `scratch`.
 
-    def __init__(self, fleet: Fleet, scratch: Path, key: str) -> None:
+    `postgresql`: the URL of a server for those on PostgreSQL.
+    """
+
+    def __init__(self, fleet: Fleet, scratch: Path, key: str, postgresql: str = "") -> None:
         self.fleet, self.scratch, self.key = fleet, scratch, key
+        self.postgresql = postgresql
         self.server_core, self.load_core = cores()
         self._numbers = itertools.count(1)
 
@@ -45,9 +49,18 @@ class Stage:
         return self._uvicorn("upstream", core=core, ready="/stats", env=env)
 
     def gateway(
-        self, upstream: Child, *, delivery: bool = False, pinned: bool = True, without: str = ""
+        self,
+        upstream: Child,
+        *,
+        delivery: bool = False,
+        pinned: bool = True,
+        without: str = "",
+        database: str = "",
     ) -> Child:
-        """Start a gateway on its own database, if need be `without` a part (servers/without.py)."""
+        """Start a gateway on a new SQLite file, or on the `database` with this URL.
+
+        `without`: leave out a part (servers/without.py).
+        """
         port, name = free_port(), f"gateway-{next(self._numbers)}"
         module = ["bench.servers.without", without] if without else ["app"]
         argv = [sys.executable, "-m", *module, "serve", "--port", str(port)]
@@ -56,17 +69,18 @@ class Stage:
             argv if delivery else [*argv, "--no-delivery"],
             port=port,
             ready="/readyz",
-            env=clean_environment() | self._settings(name, upstream),
+            env=clean_environment() | self._settings(name, upstream, database),
             core=self.server_core if pinned else None,
         )
 
-    def _settings(self, name: str, upstream: Child) -> dict[str, str]:
+    def _settings(self, name: str, upstream: Child, database: str) -> dict[str, str]:
         """Return the settings: limits that are never reached, and no time to drain."""
         return {
             "LEANPLUM_APP_ID": "app_bench",
             "LEANPLUM_PRODUCTION_KEY": "prod_bench",
             "LEANPLUM_API_URL": f"{upstream.url}/api",
-            "GATEWAY_DATABASE_URL": f"sqlite:///{self.scratch / name}.db",
+            "GATEWAY_DATABASE_URL": database or f"sqlite:///{self.scratch / name}.db",
+            "GATEWAY_MAX_QUEUED_ITEMS": "100000000",
             "GATEWAY_BOOTSTRAP_KEY": self.key,
             "GATEWAY_RATE_PER_SECOND": "100000000",
             "GATEWAY_RATE_BURST": "100000000",

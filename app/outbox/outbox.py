@@ -542,11 +542,15 @@ class Outbox:
             partial(logins.over, after=self._logins_examined, limit=retention.STEP)
         )
         self._logins_examined = over.after
-        if await self._walk(partial(retention.any_over, now=now)):
-            await self._writer.write(retention.EndErasures(now, self._macs))
         remove = retention.RemoveExpired(expired, now, limits, over.rows)
         removed = await self._writer.write(remove) + len(over.rows)
-        return removed + await self._remove_old_counts()
+        return removed + await self._end_erasures(now) + await self._remove_old_counts()
+
+    async def _end_erasures(self, now: int) -> int:
+        upto = await self._walk(partial(retention.last_over, now=now))
+        if upto is None:
+            return 0
+        return await self._writer.write(retention.EndErasures(upto, self._macs))
 
     async def _remove_old_counts(self) -> int:
         before = self._since(minute_counts.RETENTION_MS)

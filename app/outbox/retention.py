@@ -68,7 +68,9 @@ DELETE FROM acceptances WHERE first_seq IN {firsts} AND (
 ) IS NULL
 """
 END_ERASURES = "DELETE FROM erasures WHERE until <= ?"
-ANY_OVER = "SELECT 1 FROM erasures WHERE until <= ? LIMIT 1"
+LAST_OVER = """
+SELECT max(until) FROM (SELECT until FROM erasures WHERE until <= ? ORDER BY until LIMIT ?) AS ended
+"""
 
 log = structlog.get_logger("housekeeping")
 
@@ -126,28 +128,31 @@ class RemoveExpired:
         return item_count
 
 
-def any_over(connection: Connection, now: int) -> bool:
-    """Return whether an erasure is over."""
-    statement = DIALECTS[connection.dialect.name].sql(ANY_OVER)
-    return connection.exec_driver_sql(statement, (now,)).first() is not None
+def last_over(connection: Connection, now: int) -> int | None:
+    """Return the time at which the last of the first `STEP` erasures that are over ended."""
+    statement = DIALECTS[connection.dialect.name].sql(LAST_OVER)
+    ended: int | None = connection.exec_driver_sql(statement, (now, STEP)).scalar_one()
+    return ended
 
 
 @dataclass(frozen=True, slots=True)
 class EndErasures:
-    """The write that removes erasures that are over, also from the digest of their set."""
+    """The write that removes erasures that ended by a time, also from the digest of their set."""
 
-    now: int
+    upto: int
     macs: AuditMacs
     rows: int = STEP
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["EndErasures"]) -> Sequence[None]:
-        """Remove the erasures of each write."""
+    def run_all(cls, cursor: Cursor, writes: Sequence["EndErasures"]) -> Sequence[int]:
+        """Return for each write how many erasures it has removed."""
+        removed = []
         for write in writes:
-            ended = RowSelection(ERASURES, "until <= ?", (write.now,))
+            ended = RowSelection(ERASURES, "until <= ?", (write.upto,))
             with write.macs.rows.updating(cursor, ended):
-                cursor.execute(END_ERASURES, (write.now,))
-        return [None] * len(writes)
+                cursor.execute(END_ERASURES, (write.upto,))
+                removed.append(cursor.rowcount)
+        return removed
 
 
 def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
