@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -308,9 +309,23 @@ class Outbox:
 
     async def look(self, wanted: ReadRequest) -> ReadResult:
         """Read what a deliverer requests of the queue."""
+        if wanted.fresh:
+            return await self._look_first(wanted)
         return await self._read(
             partial(waiting_items.read_waiting_items, wanted=wanted, cipher=self._cipher)
         )
+
+    async def _look_first(self, wanted: ReadRequest) -> ReadResult:
+        """Read the end of the queue, and then all callers with waiting items, part by part."""
+        found = await self._read(partial(waiting_items.read_end, wanted=wanted))
+        callers, after = set[int](), 0
+        while True:
+            read = partial(waiting_items.read_callers, after=after, upto=found.last)
+            part = await self._walk(read)
+            callers |= part.callers
+            if part.after is None:
+                return replace(found, callers=list(callers))
+            after = part.after
 
     async def begin(
         self,

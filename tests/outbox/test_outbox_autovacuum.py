@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from app.outbox.minute_counts import StoreCounts
+from app.telemetry.minute_counts import CountRow
 from tests.support.postgres import Server
 
 from .harness import Opened, settle, track, with_outbox
@@ -26,7 +27,7 @@ def test_rows_that_change_all_the_time_are_changed_in_place(url: str) -> None:
         for number in range(ROUNDS):
             await at.accept(track())
             await at.outbox.renew("one", 60_000, [], ())
-            await at.writer.write(StoreCounts([(60_000, "default", "accepted", 1, number)]))
+            await at.writer.write(StoreCounts([CountRow(60_000, "default", "accepted", 1, number)]))
         await settle(at, await at.waiting())
 
     with_outbox(url, body)
@@ -40,7 +41,8 @@ def test_rows_that_change_all_the_time_are_changed_in_place(url: str) -> None:
 
 def test_large_tables_are_vacuumed_after_a_twentieth_has_changed(url: str) -> None:
     with psycopg.connect(url) as connection:
-        options = dict(connection.execute(OPTIONS.encode()).fetchall())
+        found = connection.execute(OPTIONS.encode()).fetchall()
+    options: dict[str, list[str]] = dict(found)
     for table in ("acceptances", "audit_records", "item_ids", "items", "search_keys"):
         assert "autovacuum_vacuum_scale_factor=0.05" in options[table], table
     for table in ("attempts", "logins", "user_locks"):

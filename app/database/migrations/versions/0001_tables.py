@@ -12,9 +12,15 @@ Seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 # Storage parameters of PostgreSQL. The reasons are in docs/reliability.md, "A large database".
-GROWS = {"autovacuum_vacuum_scale_factor": 0.05, "autovacuum_analyze_scale_factor": 0.05}
-CHANGES = {"fillfactor": 50, "autovacuum_vacuum_scale_factor": 0}
-COMES_AND_GOES = {"autovacuum_vacuum_scale_factor": 0, "autovacuum_vacuum_threshold": 500}
+GROWS: dict[str, float] = {
+    "autovacuum_vacuum_scale_factor": 0.05,
+    "autovacuum_analyze_scale_factor": 0.05,
+}
+CHANGES: dict[str, float] = {"fillfactor": 50, "autovacuum_vacuum_scale_factor": 0}
+COMES_AND_GOES: dict[str, float] = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 500,
+}
 STORAGE: dict[str, dict[str, float]] = {
     "items": {
         **GROWS,
