@@ -47,7 +47,7 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 
 
 class CallersPart(NamedTuple):
-    """The callers in a part of the queue; `after` is where the next begins, None if none is left."""
+    """The callers in a part of the queue; the next begins at `after`, None if there is none."""
 
     callers: frozenset[int]
     after: int | None
