@@ -59,6 +59,7 @@ MAY_BE_TAKEN = (
     "Send them again with the same ids; none is accepted twice."
 )
 LOOK_AGAIN_SECONDS = 1.0  # for what another process settled
+FIRST_COUNT = 200_000  # items that are counted at the start
 FEW_QUEUED = 5_000  # items that are looked through in a few milliseconds
 
 
@@ -117,8 +118,11 @@ class Outbox:
         )
 
     def count_queued(self) -> None:
-        """Count the waiting items in the database; afterwards the count is kept in memory."""
-        self.queued = self._query(_count)
+        """Count waiting items in the database, at most `FIRST_COUNT`, so that the start is fast.
+
+        `recount_queued` counts all soon; in between, the count is kept in memory.
+        """
+        self.queued = self._query(_count_some)
 
     async def recount_queued(self) -> None:
         """Count again while others accept and settle, since memory misses other processes.
@@ -631,6 +635,11 @@ async def _with_ids(writing: Awaitable[T], taken: Callable[[Any], Sequence[Taken
 
 def _last(connection: Connection) -> int:
     return int(connection.exec_driver_sql("SELECT last FROM sequence").scalar_one())
+
+
+def _count_some(connection: Connection) -> int:
+    some = select(items.c.seq).where(items.c.settled_at.is_(None)).limit(FIRST_COUNT).subquery()
+    return connection.execute(select(func.count()).select_from(some)).scalar_one()
 
 
 def _count(connection: Connection) -> int:

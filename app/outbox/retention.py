@@ -226,7 +226,8 @@ class Housekeeper:
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbox, self._limits, self._ticks = outbox, limits, ticks
-        self._counted, self._scrub_from = ticks(), -math.inf
+        # The start has counted no more than some (`Outbox.count_queued`).
+        self._count_from, self._scrub_from = -math.inf, ticks() + COUNT_SECONDS
 
     async def run(self) -> None:
         """Run steps until cancelled."""
@@ -242,8 +243,8 @@ class Housekeeper:
 
     async def step(self) -> bool:
         """Do one step; return whether another should follow soon."""
-        if self._ticks() >= self._counted + COUNT_SECONDS:
-            self._counted = self._ticks()
+        if self._ticks() >= self._count_from:
+            self._count_from = self._ticks() + COUNT_SECONDS
             await self._outbox.recount_queued()
             began = self._ticks()
             if began >= self._scrub_from and await self._outbox.scrub():

@@ -20,6 +20,7 @@ from bench.figures import Slice, median_ratio
 from bench.report import Row, Target, summarise
 from bench.rows import ManyItems, fill
 from bench.scenarios.setting import Setting, read_counts
+from bench.search import index
 
 POLL = 0.05
 DRAINS = 2  # of the long queue, and of a short one, in turn
@@ -80,10 +81,11 @@ def _measure(setting: Setting, kind: str, new_database: NewDatabase) -> list[Row
 
 
 def _filled(url: str, count: int) -> str:
-    """Fill a database with waiting items; return its URL."""
+    """Fill a database with waiting items, and write their search index; return its URL."""
     engine = connect(url)
     try:
         fill(engine, ManyItems(count, waiting=count))
+        index(engine)  # or else the gateways would write it while they are measured
     finally:
         engine.dispose()
     return url
