@@ -25,6 +25,7 @@ from bench.report import Row, document, exit_status, table
 from bench.scenarios import (
     delivery,
     draining,
+    large,
     latency,
     memory,
     postgres,
@@ -48,7 +49,9 @@ SCENARIOS: dict[str, Callable[[Setting], list[Row]]] = {
     "latency": latency.measure,
     "memory": memory.measure,
     "relay": relay.measure,
+    "large": large.measure,
 }
+ON_REQUEST = {"large"}  # they take long
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -140,7 +143,8 @@ def main() -> int:
     options = arguments()
     plan, began = (QUICK if options.quick else FULL), time.monotonic()
     try:
-        rows = run(plan, options.only or list(SCENARIOS), options.data, options.postgres)
+        usual = [name for name in SCENARIOS if name not in ON_REQUEST]
+        rows = run(plan, options.only or usual, options.data, options.postgres)
     except (ChildFailed, KeyboardInterrupt) as end:
         print(f"bench stopped: {str(end) or 'interrupted'}", file=sys.stderr)
         return 1

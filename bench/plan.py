@@ -17,6 +17,9 @@ class Plan:
     waiting_items: int
     loading_limit: float
     memory_pairs: int
+    large_items: int
+    short_items: int
+    drain: float
     connections: int = 64
     seed_connections: int = 4
     users: int = 2_000
@@ -34,6 +37,9 @@ FULL = Plan(
     waiting_items=1_000_000,
     loading_limit=70.0,
     memory_pairs=3,
+    large_items=10_000_000,
+    short_items=300_000,
+    drain=20.0,
 )
 
 QUICK = Plan(
@@ -47,4 +53,7 @@ QUICK = Plan(
     waiting_items=100_000,
     loading_limit=8.0,
     memory_pairs=2,
+    large_items=200_000,
+    short_items=50_000,
+    drain=4.0,
 )

@@ -108,6 +108,7 @@ class Stage:
             "LEANPLUM_PRODUCTION_KEY": "prod_bench",
             "LEANPLUM_API_URL": f"{upstream.url}/api",
             "GATEWAY_DATABASE_URL": database,
+            "GATEWAY_MAX_QUEUED_ITEMS": "100000000",
             "GATEWAY_BOOTSTRAP_KEY": self.key,
             "GATEWAY_RATE_PER_SECOND": "100000000",
             "GATEWAY_RATE_BURST": "100000000",

@@ -34,6 +34,10 @@ SETTINGS = {
     "statement_timeout": "60s",
     "synchronous_commit": "on",
     "timezone": "UTC",
+    # A queue changes faster than its statistics. Where they say that nearly all items wait, or that
+    # a table is small, the planner would read millions of rows for a few that an index finds.
+    "enable_seqscan": "off",
+    "jit": "off",  # a table without an index (`sequence`) seems so expensive then that it would pay
 }
 PARAMETERS: dict[str, Any] = {  # of libpq; a dead peer is noticed in about ten seconds
     "connect_timeout": 5,

@@ -214,6 +214,7 @@ logins = Table(
     Column("lane", BigInteger, nullable=False),
     Column("seq", _Seq, nullable=False),  # the login's
     PrimaryKeyConstraint("lane", "seq"),
+    Index("logins_seq", "seq"),
     sqlite_with_rowid=False,
 )
 
@@ -298,6 +299,7 @@ erasures = Table(
     Column("erased_at", BigInteger, nullable=False),
     Column("until", BigInteger, nullable=False),
     Column("mac", LargeBinary),
+    Index("erasures_ending", "until"),
 )
 
 row_sets = Table(

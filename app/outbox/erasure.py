@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection
 
+from app import ids
 from app.audit.row_macs import ERASURES, RowMacs, RowSelection
 from app.database.driver import DIALECTS, Cursor
 from app.encryption import BodyCipher
@@ -39,7 +40,7 @@ REDACTED = "Leanplum's text named the user, who was erased."
 ANONYMIZE = "UPDATE items SET subject = ?, lane = 0, event = NULL, earlier = NULL WHERE seq = ?"
 SELECT_SEQS = """
 SELECT i.subject, i.seq FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
-WHERE a.app = ? AND i.subject IN {subjects}
+WHERE {which} AND a.app = ? AND i.subject IN {subjects}
 """
 SELECT_STORED = """
 SELECT i.seq, i.settled_at, CASE WHEN i.body IS NULL THEN 0 ELSE 1 END, i.action
@@ -173,15 +174,20 @@ class SubjectItems:
 def find_items(connection: Connection, app: str, subjects: Sequence[str]) -> SubjectItems:
     """Find all items of the subjects, before the transaction that erases them.
 
-    The transaction then only has to look at newer ones. No index finds them: it would cost
-    something for each accepted item.
+    The transaction then only has to look at newer ones. The search index has those of its blocks;
+    the items after them are read one by one.
     """
     dialect = DIALECTS[connection.dialect.name]
     upto = connection.exec_driver_sql("SELECT last FROM sequence").scalar_one()
-    statement = dialect.sql(SELECT_SEQS.format(subjects=dialect.values("text")))
+    lanes = {ids.lane(app, subject) for subject in subjects}
+    indexed = search_index.find_all(connection, lanes)
+    numbers, texts = dialect.values("bigint"), dialect.values("text")
     seqs: dict[str, list[int]] = {}
-    for subject, seq in connection.exec_driver_sql(statement, (app, _text(subjects))):
-        seqs.setdefault(subject, []).append(seq)
+    for which, value in ((f"i.seq IN {numbers}", _text(indexed.seqs)), ("i.seq >= ?", indexed.end)):
+        statement = dialect.sql(SELECT_SEQS.format(which=which, subjects=texts))
+        found = connection.exec_driver_sql(statement, (value, app, _text(subjects)))
+        for subject, seq in found:
+            seqs.setdefault(subject, []).append(seq)
     return SubjectItems(upto, seqs)
 
 

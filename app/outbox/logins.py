@@ -19,7 +19,7 @@ device's. It is begun only while no call is in flight in either (`settle.Begin`)
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection
@@ -41,12 +41,17 @@ SELECT 1 FROM logins l JOIN items i ON i.seq = l.seq
 WHERE i.settled_at IS NULL AND l.seq > ? AND l.lane IN {lanes} LIMIT 1
 """
 JOINED = "SELECT lane FROM logins WHERE lane >= 0 AND seq IN {seqs}"
+LAST_EXAMINED = """
+SELECT max(seq), count(*) FROM (SELECT seq FROM logins WHERE seq > ? ORDER BY seq LIMIT ?) AS l
+"""
 OVER = """
 SELECT l.lane, l.seq FROM logins l LEFT JOIN items i ON i.seq = l.seq
-WHERE i.seq IS NULL OR (i.settled_at IS NOT NULL AND i.body IS NULL) LIMIT ?
+WHERE l.seq > ? AND l.seq <= ?
+  AND (i.seq IS NULL OR (i.settled_at IS NOT NULL AND i.body IS NULL)) LIMIT ?
 """
 REMOVE = "DELETE FROM logins WHERE (lane, seq) IN {rows}"
 Row = tuple[int, int]  # lane, sequence number of the login
+EXAMINED = 5_000  # rows that a step of housekeeping examines: most of them may still wait
 LAST_TRY = -1  # the lane of a row that marks a login whose user was erased meanwhile
 OF_LANE = f"""
 SELECT i.seq, i.settled_at IS NOT NULL, i.action, i.subject, i.body
@@ -145,10 +150,27 @@ def first_waiting(connection: Connection, lanes: Collection[int]) -> dict[int, i
     return dict(read_rows(connection, "lane, seq", statement, (_text(list(lanes)),)))
 
 
-def over(connection: Connection, limit: int) -> list[Row]:
-    """Return rows of logins that will never wait again: delivered, given up or removed."""
-    statement = DIALECTS[connection.dialect.name].sql(OVER)
-    return [(lane, seq) for lane, seq in connection.exec_driver_sql(statement, (limit,))]
+class Over(NamedTuple):
+    """Rows of logins that will never wait again; `after` is the number to go on from."""
+
+    rows: Sequence[Row]
+    after: int
+
+
+def over(connection: Connection, after: int, limit: int) -> Over:
+    """Return rows of logins above a number that were delivered, given up or removed.
+
+    The numbers to go on from return to 0 when all logins were examined.
+    """
+    sql = DIALECTS[connection.dialect.name].sql
+    last, count = connection.exec_driver_sql(sql(LAST_EXAMINED), (after, EXAMINED)).one()
+    if last is None:
+        return Over((), 0)
+    found = connection.exec_driver_sql(sql(OVER), (after, last, limit))
+    rows = [(lane, seq) for lane, seq in found]
+    if len(rows) == limit:  # there may be more of them among these logins
+        return Over(rows, after)
+    return Over(rows, last if count == EXAMINED else 0)
 
 
 def remove(cursor: Cursor, found: Sequence[Row]) -> None:

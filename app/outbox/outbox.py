@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -58,6 +59,7 @@ MAY_BE_TAKEN = (
     "Send them again with the same ids; none is accepted twice."
 )
 LOOK_AGAIN_SECONDS = 1.0  # for what another process settled
+FIRST_COUNT = 200_000  # items that are counted at the start
 FEW_QUEUED = 5_000  # items that are looked through in a few milliseconds
 
 
@@ -97,6 +99,7 @@ class Outbox:
         self._awaited: dict[int, list[asyncio.Event]] = {}
         self._waiting_is_over = False  # set at shutdown: nobody waits for an item to settle
         self._index_pace = search_index.IndexPace()
+        self._logins_examined = 0  # the number up to which housekeeping has looked at logins
         self.queued = 0
         self._accepting = 0  # of these, items whose commit is pending
         self.on_accepted: Callable[[], None] = lambda: None
@@ -115,8 +118,11 @@ class Outbox:
         )
 
     def count_queued(self) -> None:
-        """Count the waiting items in the database; afterwards the count is kept in memory."""
-        self.queued = self._query(_count)
+        """Count waiting items in the database, at most `FIRST_COUNT`, so that the start is fast.
+
+        `recount_queued` counts all soon; in between, the count is kept in memory.
+        """
+        self.queued = self._query(_count_some)
 
     async def recount_queued(self) -> None:
         """Count again while others accept and settle, since memory misses other processes.
@@ -307,9 +313,23 @@ class Outbox:
 
     async def look(self, wanted: ReadRequest) -> ReadResult:
         """Read what a deliverer requests of the queue."""
+        if wanted.fresh:
+            return await self._look_first(wanted)
         return await self._read(
             partial(waiting_items.read_waiting_items, wanted=wanted, cipher=self._cipher)
         )
+
+    async def _look_first(self, wanted: ReadRequest) -> ReadResult:
+        """Read the end of the queue, and then all callers with waiting items, part by part."""
+        found = await self._read(partial(waiting_items.read_end, wanted=wanted))
+        callers, after = set[int](), 0
+        while True:
+            read = partial(waiting_items.read_callers, after=after, upto=found.last)
+            part = await self._walk(read)
+            callers |= part.callers
+            if part.after is None:
+                return replace(found, callers=list(callers))
+            after = part.after
 
     async def begin(
         self,
@@ -537,12 +557,19 @@ class Outbox:
             dead_letters=now - self._since(limits.dead_letters),
         )
         expired = await self._walk(partial(retention.find_expired, now=now, limits=limits))
-        over = await self._walk(partial(logins.over, limit=retention.STEP))
-        if await self._walk(partial(retention.any_over, now=now)):
-            await self._writer.write(retention.EndErasures(now, self._macs))
-        remove = retention.RemoveExpired(expired, now, limits, over)
-        removed = await self._writer.write(remove) + len(over)
-        return removed + await self._remove_old_counts()
+        over = await self._walk(
+            partial(logins.over, after=self._logins_examined, limit=retention.STEP)
+        )
+        self._logins_examined = over.after
+        remove = retention.RemoveExpired(expired, now, limits, over.rows)
+        removed = await self._writer.write(remove) + len(over.rows)
+        return removed + await self._end_erasures(now) + await self._remove_old_counts()
+
+    async def _end_erasures(self, now: int) -> int:
+        upto = await self._walk(partial(retention.last_over, now=now))
+        if upto is None:
+            return 0
+        return await self._writer.write(retention.EndErasures(upto, self._macs))
 
     async def _remove_old_counts(self) -> int:
         before = self._since(minute_counts.RETENTION_MS)
@@ -608,6 +635,11 @@ async def _with_ids(writing: Awaitable[T], taken: Callable[[Any], Sequence[Taken
 
 def _last(connection: Connection) -> int:
     return int(connection.exec_driver_sql("SELECT last FROM sequence").scalar_one())
+
+
+def _count_some(connection: Connection) -> int:
+    some = select(items.c.seq).where(items.c.settled_at.is_(None)).limit(FIRST_COUNT).subquery()
+    return connection.execute(select(func.count()).select_from(some)).scalar_one()
 
 
 def _count(connection: Connection) -> int:

@@ -55,18 +55,22 @@ DELETE FROM item_ids WHERE seq IN {seqs} AND (app, id) IN (
     SELECT a.app, v.id FROM {rows} AS v JOIN acceptances a ON a.first_seq = v.acceptance
 )
 """
+# Not as NOT EXISTS, which PostgreSQL would make a join of: it would read all items for that.
 ACCEPTANCES = """
-DELETE FROM acceptances WHERE first_seq IN {firsts} AND NOT EXISTS (
-    SELECT 1 FROM items i
+DELETE FROM acceptances WHERE first_seq IN {firsts} AND (
+    SELECT i.seq FROM items i
     WHERE i.acceptance = acceptances.first_seq AND i.seq >= acceptances.first_seq
       AND i.seq < coalesce(
         (SELECT min(b.first_seq) FROM acceptances b WHERE b.first_seq > acceptances.first_seq),
         9000000000000000000
-    )
-)
+      )
+    ORDER BY i.seq LIMIT 1
+) IS NULL
 """
 END_ERASURES = "DELETE FROM erasures WHERE until <= ?"
-ANY_OVER = "SELECT 1 FROM erasures WHERE until <= ? LIMIT 1"
+LAST_OVER = """
+SELECT max(until) FROM (SELECT until FROM erasures WHERE until <= ? ORDER BY until LIMIT ?) AS ended
+"""
 
 log = structlog.get_logger("housekeeping")
 
@@ -124,28 +128,31 @@ class RemoveExpired:
         return item_count
 
 
-def any_over(connection: Connection, now: int) -> bool:
-    """Return whether an erasure is over."""
-    statement = DIALECTS[connection.dialect.name].sql(ANY_OVER)
-    return connection.exec_driver_sql(statement, (now,)).first() is not None
+def last_over(connection: Connection, now: int) -> int | None:
+    """Return the time at which the last of the first `STEP` erasures that are over ended."""
+    statement = DIALECTS[connection.dialect.name].sql(LAST_OVER)
+    ended: int | None = connection.exec_driver_sql(statement, (now, STEP)).scalar_one()
+    return ended
 
 
 @dataclass(frozen=True, slots=True)
 class EndErasures:
-    """The write that removes erasures that are over, also from the digest of their set."""
+    """The write that removes erasures that ended by a time, also from the digest of their set."""
 
-    now: int
+    upto: int
     macs: AuditMacs
     rows: int = STEP
 
     @classmethod
-    def run_all(cls, cursor: Cursor, writes: Sequence["EndErasures"]) -> Sequence[None]:
-        """Remove the erasures of each write."""
+    def run_all(cls, cursor: Cursor, writes: Sequence["EndErasures"]) -> Sequence[int]:
+        """Return for each write how many erasures it has removed."""
+        removed = []
         for write in writes:
-            ended = RowSelection(ERASURES, "until <= ?", (write.now,))
+            ended = RowSelection(ERASURES, "until <= ?", (write.upto,))
             with write.macs.rows.updating(cursor, ended):
-                cursor.execute(END_ERASURES, (write.now,))
-        return [None] * len(writes)
+                cursor.execute(END_ERASURES, (write.upto,))
+                removed.append(cursor.rowcount)
+        return removed
 
 
 def remove(cursor: Cursor, seqs: Sequence[int]) -> int:
@@ -219,7 +226,8 @@ class Housekeeper:
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbox, self._limits, self._ticks = outbox, limits, ticks
-        self._counted, self._scrub_from = ticks(), -math.inf
+        # The start has counted no more than some (`Outbox.count_queued`).
+        self._count_from, self._scrub_from = -math.inf, ticks() + COUNT_SECONDS
 
     async def run(self) -> None:
         """Run steps until cancelled."""
@@ -235,8 +243,8 @@ class Housekeeper:
 
     async def step(self) -> bool:
         """Do one step; return whether another should follow soon."""
-        if self._ticks() >= self._counted + COUNT_SECONDS:
-            self._counted = self._ticks()
+        if self._ticks() >= self._count_from:
+            self._count_from = self._ticks() + COUNT_SECONDS
             await self._outbox.recount_queued()
             began = self._ticks()
             if began >= self._scrub_from and await self._outbox.scrub():

@@ -21,13 +21,19 @@ from app.encryption import BodyCipher
 from app.model import DEAD, Receipt, Status
 from app.outbox.item_filter import ALL_ITEMS, ItemFilter
 from app.outbox.receipts import COLUMNS, SELECT, receipt
-from app.outbox.search_index import REQUEST, Extent, extents, find_blocks, find_keys
+from app.outbox.search_index import (
+    LISTED,
+    REQUEST,
+    SEEKS,
+    Extent,
+    extents,
+    find_blocks,
+    find_keys,
+)
 
 EXAMINED = 100_000  # items that a search examines
 WALK = 10_000  # numbers of a span of items that no index chooses
 LANE_SHARE = 20  # an item of another lane costs such a part of one that is compared in full
-LISTED = 1_000  # items of a span that an index chooses
-SEEKS = 64  # blocks that are looked up together
 WAITING = frozenset({Status.ACCEPTED, Status.RETRYING, Status.HELD})
 UNDELIVERED = DEAD | {Status.SKIPPED}
 MAX_SEQ = 9_000_000_000_000_000_000

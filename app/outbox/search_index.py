@@ -11,7 +11,7 @@ block has no items; but an erasure removes those of its subject.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ QUIET_RATE = 1_000  # items accepted a second, up to which blocks are written as
 RATE_SECONDS = 1.0  # over which that rate is measured, at least
 MOST_BEHIND = 500_000  # items in no block: a search walks over them in some 0.1 s
 STEP = 4_000  # keys that are removed in one transaction
+SEEKS = 64  # blocks that are looked up together
+LISTED = 1_000  # numbers that a look-up returns, at most
 
 NEXT = """
 SELECT (SELECT max(block) FROM search_blocks), (SELECT min(seq) FROM items), last FROM sequence
@@ -51,7 +53,7 @@ EMPTIED = """
 SELECT b.block FROM search_blocks b
 WHERE NOT EXISTS (SELECT 1 FROM items i WHERE i.seq >= b.block * ? AND i.seq < (b.block + 1) * ?)
   AND (b.block < (SELECT max(block) FROM search_blocks)
-       OR EXISTS (SELECT 1 FROM search_keys k WHERE k.block = b.block))
+       OR (SELECT min(k.key) FROM search_keys k WHERE k.block = b.block) IS NOT NULL)
 ORDER BY b.block LIMIT 1
 """
 REMOVE_KEYS = """
@@ -244,3 +246,27 @@ def find_keys(
     values = (orjson.dumps(list(blocks)).decode(), key, low, before, limit)
     found = [seq for (seq,) in read_rows(connection, "seq", statement, values)]
     return sorted(found, reverse=True)
+
+
+class IndexedItems(NamedTuple):
+    """The numbers that the blocks have for some lanes, and the first number behind the blocks."""
+
+    seqs: Sequence[int]
+    end: int
+
+
+def find_all(connection: Connection, lanes: Collection[int]) -> IndexedItems:
+    """Return all numbers of some lanes in the index."""
+    # First: a block that is added meanwhile has numbers that are read as those behind the blocks.
+    after = connection.exec_driver_sql("SELECT max(block) FROM search_blocks").scalar()
+    end = 0 if after is None else (after + 1) * BLOCK
+    blocks = find_blocks(connection, 0, end)
+    seqs = list[int]()
+    for start in range(0, len(blocks), SEEKS):
+        some = blocks[start : start + SEEKS]
+        for lane in lanes:
+            before = end
+            while found := find_keys(connection, lane, some, 0, before, LISTED):
+                seqs += found
+                before = found[-1]
+    return IndexedItems(seqs, end)

@@ -5,7 +5,7 @@ one after the other. So all items below the newest one seen are visible.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import Connection
@@ -27,7 +27,14 @@ SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto F
 """
 # Of all bodies of a page, less the last: bounds memory, and SQLite's longest value
 PAGE_CHARACTERS = 8_000_000
-CALLERS = "SELECT DISTINCT caller FROM items WHERE settled_at IS NULL"
+# The whole of a long queue takes longer than anybody waits for an answer.
+CALLERS_PART = 500_000
+CALLERS = """
+SELECT caller, max(seq), count(*) FROM (
+    SELECT seq, caller FROM items WHERE settled_at IS NULL AND seq > ? AND seq <= ?
+    ORDER BY seq LIMIT ?
+) AS part GROUP BY caller
+"""
 REPLAYED = """
 SELECT i.lane, min(a.app), min(i.seq), max(i.seq)
 FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
@@ -39,19 +46,44 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 """
 
 
+class CallersPart(NamedTuple):
+    """The callers in a part of the queue; the next begins at `after`, None if there is none."""
+
+    callers: frozenset[int]
+    after: int | None
+
+
+def read_end(connection: Connection, wanted: ReadRequest) -> ReadResult:
+    """Read the end of the queue, before anything else of it.
+
+    An item that is accepted after a replay is read only once that replay was seen, lest it
+    overtakes what was sent again.
+    """
+    last, replays = connection.exec_driver_sql("SELECT last, replays FROM sequence").one()
+    return ReadResult(wanted, last, replays)
+
+
+def read_callers(connection: Connection, after: int, upto: int) -> CallersPart:
+    """Read which callers have waiting items in the part of the queue after a number."""
+    statement = DIALECTS[connection.dialect.name].sql(CALLERS)
+    found = connection.exec_driver_sql(statement, (after, upto, CALLERS_PART)).all()
+    is_last = sum(count for _, _, count in found) < CALLERS_PART
+    return CallersPart(
+        frozenset(caller for caller, _, _ in found),
+        None if is_last else max(seq for _, seq, _ in found),
+    )
+
+
 def read_waiting_items(
     connection: Connection, wanted: ReadRequest, cipher: BodyCipher
 ) -> ReadResult:
     """Read what a request asks for, in the order of the fields of `ReadResult`.
 
-    What is read later can only be newer.
+    What is read later can only be newer. For a fresh request there are `read_end` and
+    `read_callers`.
     """
-    # Before the rest: an item that is accepted after a replay is read only once that replay was
-    # seen, lest it overtakes what was sent again.
-    last, replays = connection.exec_driver_sql("SELECT last, replays FROM sequence").one()
-    if wanted.fresh:
-        callers = connection.exec_driver_sql(CALLERS).scalars()
-        return ReadResult(wanted, last, replays, callers=list(callers))
+    end = read_end(connection, wanted)
+    last, replays = end.last, end.replays
     read = _Reader(connection, wanted, cipher)
     lanes = read.lanes() if wanted.lanes else None
     replayed = read.replayed(replays) if replays > wanted.replays else {}

@@ -299,9 +299,9 @@ def _upkeep(core: Core, sealer: Sealer) -> list[Callable[[], Coroutine[Any, Any,
 async def _count_queue(outbox: Outbox) -> None:
     """Count again and again what waits, until cancelled: other processes accept and deliver."""
     while True:
-        await asyncio.sleep(COUNT_SECONDS)
         with suppress(StorageUnavailable):
             await outbox.recount_queued()
+        await asyncio.sleep(COUNT_SECONDS)
 
 
 def _rate_limiter(core: Core, limiter: Limiter) -> RateLimiter:

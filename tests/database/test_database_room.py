@@ -4,7 +4,6 @@ that was refused.
 
 import asyncio
 import os
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from sqlalchemy import make_url
 from app.database.engine import connect
 from app.database.writer import Probe, Writer
 from app.settings import Settings
+from tests.support.disks import file_system, fill
 from tests.support.gateway import Talk, running
 
 LARGE = {
@@ -27,29 +27,6 @@ LARGE = {
     "params": {f"p{number}": "x" * 20_000 for number in range(20)},
 }
 MEBIBYTE = 1024 * 1024
-
-
-@contextmanager
-def file_system(place: Path, size: str) -> Iterator[Path]:
-    """A file system of its own, of this size."""
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small file system takes root and the right to mount")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill(place: Path, but: int) -> Path:
-    """A file that leaves so many bytes of the file system free."""
-    filler = place / "filler"
-    status = os.statvfs(place)
-    size = status.f_bavail * status.f_frsize - but
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, size)
-    return filler
 
 
 def readiness(talk: Talk) -> tuple[bool, str]:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from app.model import NewItem, Postponed, Removed, Settled, Status
+from app.outbox import search_index
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.retention import RetentionLimits
 
@@ -287,3 +288,23 @@ def test_an_erasure_that_can_t_be_written_removes_nothing_and_refuses_nobody(dat
 def another(database: str) -> Opened:
     """What another process has on the same database."""
     return Opened(database, 1_000_000, erased_ms=60_000)
+
+
+def test_an_erasure_finds_items_in_all_blocks_of_the_search_index_and_behind_them(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("BLOCK", 8), ("LISTED", 3), ("SEEKS", 2)):
+        monkeypatch.setattr(search_index, name, value)
+
+    async def body(at: Opened) -> None:
+        users = ["ann", "bob", "ann", "cid"]
+        await at.accept(*(track(users[number % 4]) for number in range(50)))
+        while await at.outbox.index_block():
+            pass
+        assert at.one("SELECT max(block) FROM search_blocks") == 5
+        await at.accept(track("ann"), track("bob"))
+        await at.accept(gone("ann"))
+        assert at.one("SELECT count(*) FROM items WHERE subject = 'uann'") == 1, "the deletion"
+        assert at.one("SELECT count(*) FROM items WHERE subject = 'ubob'") == 14
+
+    with_outbox(database, body)

@@ -1,9 +1,13 @@
 """The queue by app, as `status` shows it."""
 
+import pytest
+
 from app.database.engine import reading
 from app.model import Status
+from app.outbox import outbox
 from app.outbox.app_names import app_names, apps_of_id
 from app.outbox.queue_state import AppQueue, QueueState, read_queue
+from app.outbox.retention import Housekeeper, RetentionLimits
 from tests.outbox.harness import Opened, settle, track, with_outbox
 
 
@@ -59,5 +63,20 @@ def test_the_apps_that_may_have_an_id_are_found(database: str) -> None:
             assert app_names(connection) == ["one", "three", "two"]
             assert apps_of_id(connection, "x") == ["one", "two"]
             assert apps_of_id(connection, generated) == ["one", "two", "three"]
+
+    with_outbox(database, body)
+
+
+def test_the_start_counts_some_of_a_long_queue_and_housekeeping_counts_all_at_once(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "FIRST_COUNT", 3)
+
+    async def body(at: Opened) -> None:
+        await at.accept(*(track(f"user{number}") for number in range(5)))
+        at.outbox.count_queued()
+        assert at.outbox.queued == 3
+        await Housekeeper(at.outbox, RetentionLimits(60_000, 60_000)).step()
+        assert at.outbox.queued == 5
 
     with_outbox(database, body)

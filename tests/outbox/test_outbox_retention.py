@@ -1,12 +1,25 @@
 """Retention: what is past its time goes, in small steps; what waits, or is a dead letter, stays."""
 
+import asyncio
+import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from app.model import NewItem, Settled, Status
-from app.outbox.retention import COUNT_SECONDS, STEP, Housekeeper, RetentionLimits
+import pytest
 
-from .harness import Opened, track, with_outbox
+from app.database.driver import Cursor
+from app.model import NewItem, Settled, Status
+from app.outbox import retention
+from app.outbox.retention import (
+    COUNT_SECONDS,
+    STEP,
+    Housekeeper,
+    RemoveExpired,
+    RetentionLimits,
+)
+
+from .harness import Opened, gone, track, with_outbox
 
 HOUR = 3_600_000
 LIMITS = RetentionLimits(receipts=HOUR, dead_letters=5 * HOUR)
@@ -125,5 +138,55 @@ def test_the_housekeeper_goes_on_step_by_step_and_counts_anew_what_waits(databas
         ticks[0] += COUNT_SECONDS
         await keeper.step()
         assert at.outbox.queued == 0
+
+    with_outbox(database, body)
+
+
+def test_erasures_that_are_over_are_removed_in_steps(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "STEP", 20)
+
+    async def body(at: Opened) -> None:
+        for number in range(30):
+            await at.accept(gone(f"user{number}"))
+            at.now += 1
+        at.now += 2 * HOUR
+        left = []
+        while await at.outbox.sweep(RetentionLimits(10 * HOUR, 10 * HOUR)):
+            left.append(at.one("SELECT count(*) FROM erasures"))
+        assert left == [10, 0]
+
+    with_outbox(database, body, erased_ms=HOUR)
+
+
+def test_an_item_waits_for_one_step_of_retention_at_most(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [0]
+    run_all = RemoveExpired.run_all
+
+    def counted(cursor: Cursor, writes: Sequence[RemoveExpired]) -> Sequence[int]:
+        steps[0] += 1
+        return run_all(cursor, writes)
+
+    monkeypatch.setattr(RemoveExpired, "run_all", counted)
+
+    async def body(at: Opened) -> None:
+        expired = 12 * STEP
+        await settled(at, *(track(f"user{number}") for number in range(expired)))
+        at.now += 2 * HOUR
+        keeping = asyncio.create_task(Housekeeper(at.outbox, LIMITS).run())
+        passed = []
+        while at.one("SELECT count(*) FROM items WHERE settled_at IS NOT NULL"):
+            before = steps[0]
+            await at.accept(track("ann"))
+            passed.append(steps[0] - before)
+        keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+        assert steps[0] >= expired // STEP
+        assert len(passed) > expired // STEP, "items were accepted between the steps"
+        assert max(passed) <= 2, "the step that is being done, and one in the same transaction"
 
     with_outbox(database, body)

@@ -5,6 +5,7 @@ what comes, and forwards nothing, or loses the answers to commits.
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ class Proxy:
         self._forwards.set()
         self._loses_commits = self._refuses = False
         self._reach = True
+        self._delay = 0.0  # seconds before each answer is forwarded
         self._accepter = threading.Thread(target=self._accept, daemon=True)
         self._accepter.start()
 
@@ -42,6 +44,10 @@ class Proxy:
         """Forward again, what was kept first."""
         self._loses_commits = self._refuses = False
         self._forwards.set()
+
+    def slow_down(self, seconds: float) -> None:
+        """Forward each answer so much later; 0 ends that."""
+        self._delay = seconds
 
     def lose_commits(self, *, reach: bool = True) -> None:
         """Forward everything but the answers to commits, and what follows them; `reach`: the
@@ -110,6 +116,7 @@ class Proxy:
         with suppress(OSError):  # likewise
             while data := link.server.recv(65_536):
                 self._forwards.wait()
+                time.sleep(self._delay)
                 if not link.deaf:
                     link.client.sendall(data)
         self._forwards.wait()

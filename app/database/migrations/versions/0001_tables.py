@@ -11,6 +11,31 @@ SHARDS = 64
 Seq = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
+# Storage parameters of PostgreSQL. The reasons are in docs/reliability.md, "A large database".
+GROWS: dict[str, float] = {
+    "autovacuum_vacuum_scale_factor": 0.05,
+    "autovacuum_analyze_scale_factor": 0.05,
+}
+CHANGES: dict[str, float] = {"fillfactor": 50, "autovacuum_vacuum_scale_factor": 0}
+COMES_AND_GOES: dict[str, float] = {
+    "autovacuum_vacuum_scale_factor": 0,
+    "autovacuum_vacuum_threshold": 500,
+}
+STORAGE: dict[str, dict[str, float]] = {
+    "items": {
+        **GROWS,
+        "autovacuum_analyze_scale_factor": 0.02,
+        "autovacuum_vacuum_insert_scale_factor": 0.05,
+    },
+    **dict.fromkeys(("acceptances", "item_ids", "search_keys", "audit_records"), GROWS),
+    **dict.fromkeys(
+        ("sequence", "deliverers", "leases", "audit_tree", "minute_counts", "plan_violations"),
+        CHANGES,
+    ),
+    **dict.fromkeys(("attempts", "user_locks", "logins"), COMES_AND_GOES),
+}
+
+
 def upgrade() -> None:
     _create_queue()
     _create_delivery()
@@ -19,6 +44,14 @@ def upgrade() -> None:
     _create_console()
     _create_tracking()
     _create_counts()
+    if op.get_bind().dialect.name == "postgresql":
+        _set_storage()
+
+
+def _set_storage() -> None:
+    for table, parameters in STORAGE.items():
+        given = ", ".join(f"{name} = {value}" for name, value in parameters.items())
+        op.execute(f"ALTER TABLE {table} SET ({given})")
 
 
 def _create_queue() -> None:
@@ -104,6 +137,7 @@ def _create_queue() -> None:
         sa.Column("until", sa.BigInteger, nullable=False),
         sa.Column("mac", sa.LargeBinary),
     )
+    _create_index("erasures_ending", "erasures", ["until"])
 
 
 def _create_search() -> None:
@@ -163,6 +197,7 @@ def _create_delivery() -> None:
         sa.PrimaryKeyConstraint("lane", "seq"),
         sqlite_with_rowid=False,
     )
+    _create_index("logins_seq", "logins", ["seq"])
 
 
 def _create_audit() -> None:
