@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 
 from app.leanplum.replies import Doubtful, Reply, SplitNeeded
-from app.model import ConfigRefused, Item, ItemRefused, Outcome, Trouble
+from app.model import DONE, ConfigRefused, Item, ItemRefused, Outcome, Trouble
 
 Part = Sequence[Item]
 Steps = Generator[Part, Reply, None]
@@ -132,8 +132,9 @@ class Bisection:
 
         Items without an outcome were not sent, or are to be sent again at once.
         """
-        outcomes = dict(self._outcomes)
+        outcomes = self._outcomes
         if self._reason is not None and self._doubts.held:
+            outcomes = dict(outcomes)
             for item in self._items:
                 outcomes.setdefault(item.seq, ConfigRefused(self._reason))
         return [(item, outcomes[item.seq]) for item in self._items if item.seq in outcomes]
@@ -186,6 +187,9 @@ class Bisection:
         passed = set[int]()
         for item, outcome in zip(part, outcomes, strict=True):
             self._outcomes[item.seq] = outcome
+            if outcome is DONE:  # nearly always, so it is asked first
+                passed.add(item.lane)
+                continue
             if isinstance(outcome, ConfigRefused):
                 self._stopped = True
             if isinstance(outcome, ConfigRefused | Trouble):
