@@ -196,7 +196,8 @@ class AttemptRunner:
         """
         try:
             outcomes = await self._send_or_trouble(attempt)
-            alone = len({item.lane for item in attempt.items}) == 1
+            lane = attempt.items[0].lane
+            alone = all(item.lane == lane for item in attempt.items)
             # No call is needed for items that are done, as nearly all are
             verdicts = [
                 (item, DELIVERED if outcome is DONE else self._judge(item, outcome, alone))
@@ -247,11 +248,13 @@ class AttemptRunner:
         while bisection.part is not None and self._ticks() + call_seconds <= self.leased_until:
             bisection.advance(await self._call(attempt, bisection.part, doubts))
         outcomes = bisection.outcomes()
-        settled = {item.seq for item, _ in outcomes}
-        splits = sent_again([call.items for call in attempt.calls], settled)
-        attempt.calls = [
-            call._replace(split=split) for call, split in zip(attempt.calls, splits, strict=True)
-        ]
+        if len(attempt.calls) > 1 or len(outcomes) < len(items):
+            settled = {item.seq for item, _ in outcomes}
+            splits = sent_again([call.items for call in attempt.calls], settled)
+            attempt.calls = [
+                call._replace(split=split)
+                for call, split in zip(attempt.calls, splits, strict=True)
+            ]
         if bisection.held and kind is KeyKind.PRODUCTION:
             self.pacer(app.name).hold_in_doubt(self._ticks(), doubts.users)
         return outcomes

@@ -175,7 +175,9 @@ class Bisection:
                 self._note_outcomes(items, outcomes)
         return reply
 
-    def _sendable(self, part: Part) -> list[Item]:
+    def _sendable(self, part: Part) -> Part:
+        if not self._outcomes and not self._blocked:
+            return part
         return [
             item
             for item in part
@@ -185,8 +187,8 @@ class Bisection:
     def _note_outcomes(self, part: Part, outcomes: Sequence[Outcome]) -> None:
         """Keep the outcomes of a part, and the evidence in them."""
         passed = set[int]()
+        self._outcomes |= zip([item.seq for item in part], outcomes, strict=True)
         for item, outcome in zip(part, outcomes, strict=True):
-            self._outcomes[item.seq] = outcome
             if outcome is DONE:  # nearly always, so it is asked first
                 passed.add(item.lane)
                 continue

@@ -441,9 +441,9 @@ class Window:
             if subject not in subjects and len(subjects) == users:
                 break
             alone = _is_sent_alone(item)
-            if batch or moved:
-                if alone or size + len(item.body) > MAX_BYTES or item.app != app:
-                    break
+            fits = size + len(item.body) <= MAX_BYTES and item.app == app and not alone
+            if (batch or moved) and not fits:
+                break
             moved.append(queue.popleft())
             subjects.add(subject)
             size += len(item.body)

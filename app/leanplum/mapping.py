@@ -54,17 +54,6 @@ NOT_PUBLIC = [
 ]
 
 
-class Entry(NamedTuple):
-    """The entry of one item in a call.
-
-    `request_id`: the `reqId` by which Leanplum recognizes a repeat, and its answer names the item.
-    It is an SDK's own, or made of the item's id alone, so every attempt has the same one.
-    """
-
-    request_id: str
-    text: str
-
-
 class LeanplumRequest(NamedTuple):
     """One call to Leanplum: the action in its URL, its body, and the `reqId`s of its items."""
 
@@ -86,8 +75,8 @@ def request_for(app: App, items: Sequence[Item], now: float) -> LeanplumRequest:
     key = app.keys[key_kind(items)].get_secret_value()
     head = credentials(app, key)
     entries = [entry_for(item, key) for item in items]
-    request_ids = [entry.request_id for entry in entries]
-    data = ",".join([entry.text for entry in entries]).encode()
+    request_ids = [request_id for request_id, _ in entries]
+    data = ",".join([text for _, text in entries]).encode()
     if sent_alone(items[0].action, items[0].body):
         body = orjson.dumps(head)[:-1] + b"," + data[1:]
         return LeanplumRequest(items[0].action, body, request_ids)
@@ -115,8 +104,11 @@ def body_for(app: App, action: str, args: Mapping[str, Any], key: str, now: floa
     )
 
 
-def entry_for(item: Item, key: str) -> Entry:
-    """Return the entry of one item in a call.
+def entry_for(item: Item, key: str) -> tuple[str, str]:
+    """Return the `reqId` of one item, and its entry in a call.
+
+    By the `reqId` Leanplum recognizes a repeat, and its answer names the item. It is an SDK's own,
+    or made of the item's id alone, so every attempt has the same one.
 
     The gateway wrote and checked the item's body itself, so its text is copied in unparsed, which
     saves most of the time that building a call takes.
@@ -128,7 +120,7 @@ def entry_for(item: Item, key: str) -> Entry:
     sent_id = _generated_id(item)
     rest = f",{body[1:]}" if len(body) > 2 else "}"
     head = f'{{"action":"{item.action}","reqId":"{sent_id}","uuid":"{sent_id}"'
-    return Entry(sent_id, f'{head},"time":{_seconds(item.accepted_at)}{rest}')
+    return sent_id, f'{head},"time":{_seconds(item.accepted_at)}{rest}'
 
 
 @lru_cache(maxsize=256)  # items that were accepted together have one time
@@ -136,11 +128,11 @@ def _seconds(time_ms: int) -> str:
     return repr(time_ms / 1000)
 
 
-def _entry_with_own_fields(item: Item, fields: dict[str, Any], key: str) -> Entry:
-    """Return the entry of an item whose body has a time or fields of SDKs (fact sheet §7).
+def _entry_with_own_fields(item: Item, fields: dict[str, Any], key: str) -> tuple[str, str]:
+    """Return the `reqId` and the entry of an item whose body has a time or fields of SDKs.
 
-    Leanplum recognizes a repeat by reqId and uuid. Where an SDK gives only a reqId, which may stand
-    for many items, the uuid must be the item's own.
+    Those fields are in the fact sheet (§7). Leanplum recognizes a repeat by reqId and uuid. Where
+    an SDK gives only a reqId, which may stand for many items, the uuid must be the item's own.
     """
     accepted_at, generated_id = item.accepted_at / 1000, _generated_id(item)
     own_id = fields.get("reqId")
@@ -156,7 +148,7 @@ def _entry_with_own_fields(item: Item, fields: dict[str, Any], key: str) -> Entr
         entry["time"] = accepted_at
     if "clientKey" in fields:
         entry["clientKey"] = key
-    return Entry(request_id, orjson.dumps(without_detection(entry, NO_HEADERS)).decode())
+    return request_id, orjson.dumps(without_detection(entry, NO_HEADERS)).decode()
 
 
 def _generated_id(item: Item) -> str:
