@@ -330,8 +330,8 @@ class AuditMacs:
     """MACs of audit records and, in `rows`, of other rows; the same for the same root key."""
 
     def __init__(self, root_key: bytes) -> None:
-        # Copied for each record: `hmac.digest` would look SHA-256 up in OpenSSL each time, which
-        # takes some four times as long
+        # Copied for each record, which takes a quarter less time than `hmac.digest`: that looks
+        # SHA-256 up in OpenSSL each time
         self._keyed = hmac.new(derive_key(root_key, RECORD_MAC_KEY), digestmod="sha256")
         self.rows = RowMacs(root_key)
 

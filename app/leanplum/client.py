@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import IO, Any, NamedTuple, Self, TypeVar
-from urllib.request import getproxies
 
 import httpx
 from pydantic import SecretStr
@@ -151,7 +150,7 @@ class LeanplumClient:
         mounts: dict[str, httpx.AsyncBaseTransport] = {}
         if transport is None:
             mounts = _mounts(route, context, connections)
-            if not (route.trust_env and getproxies()):
+            if not route.uses_env_proxies:
                 transport = _pool(connections, verify=context)
         self._proxied = bool(mounts)
         self._http = httpx.AsyncClient(

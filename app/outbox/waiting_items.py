@@ -4,9 +4,8 @@ Numbers become visible in their order, since the transactions that assign them t
 one after the other. So all items below the newest one seen are visible.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection
@@ -17,9 +16,6 @@ from app.encryption import BodyCipher, body_context
 from app.model import Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
 
 COLUMNS = ", ".join(Item._fields)
-# Makes an item of a row in half the time that `Item._make` takes, while the event loop waits for
-# the interpreter's lock
-_new_item = cast(Callable[[Iterable[Any]], Item], partial(tuple.__new__, Item))
 WAITING = """
 SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto FROM (
     SELECT i.seq, coalesce(i.id, a.prefix || {hex}) AS id, a.app, i.subject, i.action, i.body,
@@ -135,7 +131,7 @@ class _Reader:
             found = self._connection.exec_driver_sql(
                 self._dialect.sql(statement + "ORDER BY seq"), values
             )
-        return list(map(_new_item, found))
+        return list(map(Item._make, found))
 
     def earlier(
         self, tail: ItemPage | None, backlogs: Sequence[tuple[int, ItemPage]]

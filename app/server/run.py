@@ -295,7 +295,7 @@ def _tune_collector() -> None:
     """Let the garbage collector pass over what stays, and run as often as suits the load.
 
     Thousands of items are in memory at a time, and calls make hundreds of objects that live until
-    Leanplum answers. By the interpreter's own thresholds, a deliverer spent a third of its
+    Leanplum answers. By the interpreter's own thresholds, a deliverer spends a sixth of its
     processor time on traversing them.
     """
     gc.collect()
