@@ -132,7 +132,7 @@ def _entry_with_own_fields(item: Item, fields: dict[str, Any], key: str) -> tupl
     """Return the `reqId` and the entry of an item whose body has a time or fields of SDKs.
 
     Those fields are in the fact sheet (§7). Leanplum recognizes a repeat by reqId and uuid. Where
-    an SDK gives only a reqId, which may stand for many items, the uuid must be the item's own.
+    an SDK gives only a reqId, which many items may share, the uuid must be the item's own.
     """
     accepted_at, generated_id = item.accepted_at / 1000, _generated_id(item)
     own_id = fields.get("reqId")
