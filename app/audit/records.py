@@ -330,7 +330,9 @@ class AuditMacs:
     """MACs of audit records and, in `rows`, of other rows; the same for the same root key."""
 
     def __init__(self, root_key: bytes) -> None:
-        self._key = derive_key(root_key, RECORD_MAC_KEY)
+        # Copied for each record, which takes a quarter less time than `hmac.digest`: that looks
+        # SHA-256 up in OpenSSL each time
+        self._keyed = hmac.new(derive_key(root_key, RECORD_MAC_KEY), digestmod="sha256")
         self.rows = RowMacs(root_key)
 
     def of_record(self, seq: int, text: bytes) -> bytes:
@@ -338,7 +340,9 @@ class AuditMacs:
 
         It is the HMAC-SHA256 (RFC 2104) over the number, a zero byte and the text.
         """
-        return hmac.digest(self._key, b"%d\0%b" % (seq, text), "sha256")
+        mac = self._keyed.copy()
+        mac.update(b"%d\0%b" % (seq, text))
+        return mac.digest()
 
     def is_valid(self, seq: int, text: bytes, mac: bytes) -> bool:
         """Return whether a MAC is that of this record under this number."""

@@ -50,6 +50,10 @@ class Dialect:
     take_room: tuple[str, ...]
     give_room_back: str | None
     room: int  # bytes that each check allocates
+    # Sets the writer's connection up. The items of one delivery are spread over more pages than
+    # SQLite's 2 MB of cache hold, and reading them again from the file took a tenth of the time
+    # that recording a delivery takes.
+    set_up_writer: str | None
     # True: select many rows as one, in JSON. SQLite's driver releases and takes the interpreter's
     # lock for each row, which costs milliseconds each while the event loop is busy.
     one_row: bool
@@ -101,6 +105,7 @@ SQLITE = Dialect(
     take_room=("INSERT INTO own_secrets (name, value) VALUES ('room', zeroblob(?))",),
     give_room_back="DELETE FROM own_secrets WHERE name = 'room'",
     room=64 * 1024,  # an item changes some ten pages, wherever it is small
+    set_up_writer="PRAGMA cache_size=-8192",  # KiB
     one_row=True,
 )
 # One advisory lock for all that write: what SQLite's one writer gives, so that the same reasoning
@@ -128,6 +133,7 @@ POSTGRESQL = Dialect(
     ),
     give_room_back=None,
     room=0,  # a check creates a table, so it is made only after a write found no room
+    set_up_writer=None,
     one_row=False,
 )
 DIALECTS = {dialect.name: dialect for dialect in (SQLITE, POSTGRESQL)}

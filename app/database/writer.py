@@ -405,6 +405,8 @@ class Writer:
         if self._cursor is None:
             self._connection = self._engine.raw_connection()
             self._cursor = Cursor(self._connection.cursor(), self._dialect)
+            if self._dialect.set_up_writer is not None:
+                self._cursor.execute(self._dialect.set_up_writer)
         self._cursor.execute(self._dialect.begin)
         return self._cursor
 

@@ -16,7 +16,7 @@ from app.audit.records import MOST_USERS, about_users
 from app.clock import Clock, Watermarks, now_ms
 from app.delivery.bisection import Bisection, Doubts, sent_again
 from app.delivery.pacing import CallPacer, CircuitState
-from app.delivery.verdicts import RetryPolicy, judge
+from app.delivery.verdicts import DELIVERED, RetryPolicy, judge
 from app.encryption import TAMPERED, explain_undecryptable
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies
@@ -183,7 +183,9 @@ class AttemptRunner:
         self.forget(unsent)
         if excluded is None:
             return None
-        items = [item for item in batch if item.seq <= excluded.get(item.lane, item.seq)]
+        items = batch
+        if excluded:
+            items = [item for item in batch if item.seq <= excluded.get(item.lane, item.seq)]
         return Attempt(attempt_id, app, items, excluded)
 
     async def run(self, attempt: Attempt) -> dict[int, int] | None:
@@ -194,9 +196,11 @@ class AttemptRunner:
         """
         try:
             outcomes = await self._send_or_trouble(attempt)
-            alone = len({item.lane for item in attempt.items}) == 1
+            lane = attempt.items[0].lane
+            alone = all(item.lane == lane for item in attempt.items)
+            # No call is needed for items that are done, as nearly all are
             verdicts = [
-                (item, self._judge(item, outcome, alone))
+                (item, DELIVERED if outcome is DONE else self._judge(item, outcome, alone))
                 for item, outcome in without_values(outcomes)
             ]
             if not await self._settle(attempt, verdicts):
@@ -244,11 +248,13 @@ class AttemptRunner:
         while bisection.part is not None and self._ticks() + call_seconds <= self.leased_until:
             bisection.advance(await self._call(attempt, bisection.part, doubts))
         outcomes = bisection.outcomes()
-        settled = {item.seq for item, _ in outcomes}
-        splits = sent_again([call.items for call in attempt.calls], settled)
-        attempt.calls = [
-            call._replace(split=split) for call, split in zip(attempt.calls, splits, strict=True)
-        ]
+        if len(attempt.calls) > 1 or len(outcomes) < len(items):
+            settled = {item.seq for item, _ in outcomes}
+            splits = sent_again([call.items for call in attempt.calls], settled)
+            attempt.calls = [
+                call._replace(split=split)
+                for call, split in zip(attempt.calls, splits, strict=True)
+            ]
         if bisection.held and kind is KeyKind.PRODUCTION:
             self.pacer(app.name).hold_in_doubt(self._ticks(), doubts.users)
         return outcomes
@@ -265,11 +271,11 @@ class AttemptRunner:
         started = time.perf_counter()
         status: int | None = None
         try:
-            action, body = mapping.request_for(app, items, self._options.clock() / 1000)
-            response = await self._client.call(app.api_url, action, body)
+            request = mapping.request_for(app, items, self._options.clock() / 1000)
+            response = await self._client.call(app.api_url, request.action, request.body)
             status = response.status
             attempt.calls.append(SentCall(items, status))
-            reply = doubts.reinterpret(self._read(app, items, response))
+            reply = doubts.reinterpret(self._read(app, request.request_ids, response))
         except Unreachable as error:
             log.warning("call.unanswered", app=app.name, reason=str(error), sent=error.sent)
             attempt.calls.append(SentCall(items, None))
@@ -281,7 +287,9 @@ class AttemptRunner:
             self.pacer(app.name).note_reply(self._ticks(), seconds, reply)
         return reply
 
-    def _read(self, app: App, items: Sequence[Item], response: LeanplumResponse) -> replies.Reply:
+    def _read(
+        self, app: App, request_ids: Sequence[str], response: LeanplumResponse
+    ) -> replies.Reply:
         self._options.on_answer(app.name, response.body)
         host = replies.redirect_host(response.body, response.location)
         if host is not None:
@@ -289,7 +297,7 @@ class AttemptRunner:
         return replies.read_reply(
             response.status,
             response.body,
-            [mapping.request_id(item) for item in items],
+            request_ids,
             retry_after=response.retry_after,
             location=response.location,
         )
@@ -334,7 +342,7 @@ class AttemptRunner:
         erased = [
             (item.seq, item.subject)
             for item, verdict in verdicts
-            if _erased_its_subject(item, verdict)
+            if item.action == ERASES and _erased_its_subject(verdict)
         ]
         retried = False
         while True:
@@ -366,8 +374,8 @@ class AttemptRunner:
         postponed = {status: counts[status] for status in POSTPONED if status in counts}
         self._metrics.count_postponed(attempt.app.name, postponed)
         self._report_state(attempt.app.name)
-        held = next((verdict for _, verdict in verdicts if verdict.status is Status.HELD), None)
-        if held is not None:
+        if Status.HELD.value in counts:
+            held = next(verdict for _, verdict in verdicts if verdict.status is Status.HELD)
             self._log_held(attempt.app.name, held)
         log.info(
             "call.settled",
@@ -400,9 +408,10 @@ class AttemptRunner:
 
         A lane with an item that was not sent may go on at once.
         """
-        sent = {item.seq for item, _ in verdicts}
-        now = int(self._ticks() * 1000)
-        until = {item.lane: now for item in items if item.seq not in sent}
+        now, until = int(self._ticks() * 1000), dict[int, int]()
+        if len(verdicts) < len(items):
+            sent = {item.seq for item, _ in verdicts}
+            until = {item.lane: now for item in items if item.seq not in sent}
         for item, verdict in verdicts:
             if isinstance(verdict, Postponed):
                 until[item.lane] = max(until.get(item.lane, 0), now + int(verdict.wait * 1000))
@@ -422,7 +431,6 @@ def _refuses_config(reply: replies.Reply) -> bool:
     return isinstance(reply, list) and any(isinstance(outcome, ConfigRefused) for outcome in reply)
 
 
-def _erased_its_subject(item: Item, verdict: Verdict) -> bool:
-    """Return whether the item erased its subject: Leanplum did it, or knew no such user."""
-    done = (Status.DELIVERED, Status.SKIPPED)
-    return item.action == ERASES and isinstance(verdict, Settled) and verdict.status in done
+def _erased_its_subject(verdict: Verdict) -> bool:
+    """Return whether an erasing item has erased: Leanplum did it, or knew no such user."""
+    return isinstance(verdict, Settled) and verdict.status in (Status.DELIVERED, Status.SKIPPED)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Generator, Sequence
 
 from app.leanplum.replies import Doubtful, Reply, SplitNeeded
-from app.model import ConfigRefused, Item, ItemRefused, Outcome, Trouble
+from app.model import DONE, ConfigRefused, Item, ItemRefused, Outcome, Trouble
 
 Part = Sequence[Item]
 Steps = Generator[Part, Reply, None]
@@ -132,8 +132,9 @@ class Bisection:
 
         Items without an outcome were not sent, or are to be sent again at once.
         """
-        outcomes = dict(self._outcomes)
+        outcomes = self._outcomes
         if self._reason is not None and self._doubts.held:
+            outcomes = dict(outcomes)
             for item in self._items:
                 outcomes.setdefault(item.seq, ConfigRefused(self._reason))
         return [(item, outcomes[item.seq]) for item in self._items if item.seq in outcomes]
@@ -174,7 +175,9 @@ class Bisection:
                 self._note_outcomes(items, outcomes)
         return reply
 
-    def _sendable(self, part: Part) -> list[Item]:
+    def _sendable(self, part: Part) -> Part:
+        if not self._outcomes and not self._blocked:
+            return part
         return [
             item
             for item in part
@@ -184,8 +187,11 @@ class Bisection:
     def _note_outcomes(self, part: Part, outcomes: Sequence[Outcome]) -> None:
         """Keep the outcomes of a part, and the evidence in them."""
         passed = set[int]()
+        self._outcomes |= zip([item.seq for item in part], outcomes, strict=True)
         for item, outcome in zip(part, outcomes, strict=True):
-            self._outcomes[item.seq] = outcome
+            if outcome is DONE:  # nearly always, so it is asked first
+                passed.add(item.lane)
+                continue
             if isinstance(outcome, ConfigRefused):
                 self._stopped = True
             if isinstance(outcome, ConfigRefused | Trouble):

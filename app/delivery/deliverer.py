@@ -323,7 +323,8 @@ class Deliverer:
     async def _deliver(self, batch: Sequence[Item]) -> None:
         """Run an attempt for one batch. Whatever happens, its lanes leave the flight again."""
         later = self._ticks_ms() + int(STORAGE_PAUSE_SECONDS * 1000)
-        deferred = {item.lane: later for item in batch}
+        lanes = {item.lane for item in batch}
+        deferred = dict.fromkeys(lanes, later)
         excluded = dict[int, int]()
         try:
             attempt = await self._attempts.begin(batch)
@@ -337,7 +338,9 @@ class Deliverer:
             excluded = self._defer_excluded(batch, attempt)
             deferred |= excluded
             if attempt.items:
-                sent_lanes = {item.lane for item in attempt.items}
+                sent_lanes = lanes
+                if excluded:
+                    sent_lanes = {item.lane for item in attempt.items}
                 sent_deferred = await self._attempts.run(attempt)
                 if sent_deferred is not None:
                     unsent_lanes = deferred.keys() - sent_lanes

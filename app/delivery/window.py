@@ -19,7 +19,7 @@ ones.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -39,7 +39,7 @@ LONGEST_WAIT_MS = 3_600_000
 
 
 def _is_sent_alone(item: Item) -> bool:
-    return item.undecryptable or sent_alone(item.action, item.body)
+    return sent_alone(item.action, item.body) or item.undecryptable
 
 
 class LaneGroup(NamedTuple):
@@ -287,7 +287,9 @@ class Window:
 
     def _take_backlog(self, result: ReadResult, caller: int, page: ItemPage) -> None:
         assert self._tail is not None
-        before_tail = [item for item in page.items if item.seq <= self._tail]
+        before_tail = page.items
+        if before_tail and before_tail[-1].seq > self._tail:
+            before_tail = [item for item in page.items if item.seq <= self._tail]
         for item in before_tail:
             self._take(result, item)
             self._backlogs[caller] = item.seq
@@ -296,36 +298,37 @@ class Window:
 
     def _take(self, result: ReadResult, item: Item) -> None:
         """Add an item, or skip it where an earlier item of its lane may be unread."""
-        earlier = result.earlier.get(item.lane, item.seq) if result.earlier else item.seq
-        if earlier < item.seq and item.seq not in self._known:
-            # The earlier one may be in another caller's backlog
-            self._skip(item.lane, item.app, earlier, item.seq)
-        else:
-            self._add(item)
+        if result.earlier:
+            earlier = result.earlier.get(item.lane, item.seq)
+            if earlier < item.seq and item.seq not in self._known:
+                # The earlier one may be in another caller's backlog
+                self._skip(item.lane, item.app, earlier, item.seq)
+                return
+        self._add(item)
 
     def _add(self, item: Item) -> None:
         """Add an item whose lane's earlier items are all known."""
-        if item.seq in self._known:
+        seq, lane = item.seq, item.lane
+        if seq in self._known:
             return
-        lane = item.lane
         queue = self._waiting.get(lane)
         full = queue is not None and self._has_enough(lane, queue)
         if full or lane in self._truncated or lane in self._deferred:
-            self._skip(lane, item.app, item.seq, item.seq)
+            self._skip(lane, item.app, seq, seq)
             return
         if queue is None:
             wait = min(item.next_attempt_at - self._wall, LONGEST_WAIT_MS)
             if wait > 0:
                 self._deferred[lane] = self._now + wait
-                self._skip(lane, item.app, item.seq, item.seq)
+                self._skip(lane, item.app, seq, seq)
                 return
             queue = self._waiting[lane] = deque()
-        elif item.seq < queue[-1].seq:
+        elif seq < queue[-1].seq:
             # Replayed by an operator, and read before the replay was seen
-            self._reread(lane, item.app, item.seq, item.seq)
+            self._reread(lane, item.app, seq, seq)
             return
         queue.append(item)
-        self._known.add(item.seq)
+        self._known.add(seq)
         if len(queue) == 1 and lane not in self._in_flight:
             self._make_ready(lane)
         if lane in self._refilled:
@@ -429,41 +432,49 @@ class Window:
         queue = self._waiting[lane]
         if batch and _is_sent_alone(batch[0]):
             return size
-        while queue and len(batch) < MAX_ACTIONS:
+        moved: list[Item] = []
+        app = batch[0].app if batch else queue[0].app
+        room = MAX_ACTIONS - len(batch)
+        while queue and len(moved) < room:
             item = queue[0]
-            subject = item.app, item.subject
+            subject = app, item.subject
             if subject not in subjects and len(subjects) == users:
                 break
-            if batch:
-                if size + len(item.body) > MAX_BYTES or item.app != batch[0].app:
-                    break
-                if _is_sent_alone(item):
-                    break
-            queue.popleft()
-            subjects.add(subject)
-            batch.append(item)
-            size += len(item.body)
-            self._in_flight.add(lane)
-            self._uncount(item)
-            if len(batch) == 1 and _is_sent_alone(item):
+            alone = _is_sent_alone(item)
+            fits = size + len(item.body) <= MAX_BYTES and item.app == app and not alone
+            if (batch or moved) and not fits:
                 break
+            moved.append(queue.popleft())
+            subjects.add(subject)
+            size += len(item.body)
+            if alone:
+                break
+        if moved:
+            self._in_flight.add(lane)
+            self._uncount(lane, moved)
+            batch += moved
         if not queue:
             del self._waiting[lane]
             self._refilled.discard(lane)
         return size
 
-    def _uncount(self, item: Item) -> None:
-        if item.lane in self._refilled:
-            self._refilled_counts[item.app] -= 1
-            self._refilled_bytes[item.app] -= len(item.body)
+    def _uncount(self, lane: int, items: Iterable[Item]) -> None:
+        """Count these items of a lane as no longer waiting here."""
+        if lane in self._refilled:
+            for item in items:
+                self._refilled_counts[item.app] -= 1
+                self._refilled_bytes[item.app] -= len(item.body)
             return
-        self._counts[item.caller] -= 1
-        self._bytes[item.caller] -= len(item.body)
-        if not self._counts[item.caller]:
-            del self._counts[item.caller], self._bytes[item.caller]
+        counts, sizes = self._counts, self._bytes
+        for item in items:
+            caller = item.caller
+            counts[caller] -= 1
+            sizes[caller] -= len(item.body)
+            if not counts[caller]:
+                del counts[caller], sizes[caller]
 
     def complete(
-        self, batch: Iterable[Item], deferred: Mapping[int, int], excluded: Collection[int] = ()
+        self, batch: Sequence[Item], deferred: Mapping[int, int], excluded: Collection[int] = ()
     ) -> None:
         """Take a batch out of flight, once its verdicts are on disk.
 
@@ -474,9 +485,11 @@ class Window:
         first: dict[int, Item] = {}
         last: dict[int, int] = {}
         for item in batch:
-            first.setdefault(item.lane, item)
-            last[item.lane] = item.seq
-            self._completed.append(item.seq)
+            lane = item.lane
+            if lane not in first:
+                first[lane] = item
+            last[lane] = item.seq
+        self._completed += [item.seq for item in batch]
         for lane, item in first.items():
             self._in_flight.remove(lane)
             if ids.shard(lane) not in self.shards:
@@ -506,9 +519,9 @@ class Window:
         if lane not in self._waiting:
             return
         self._unready(lane)
-        for item in self._waiting.pop(lane):
-            self._known.discard(item.seq)
-            self._uncount(item)
+        discarded = self._waiting.pop(lane)
+        self._known.difference_update([item.seq for item in discarded])
+        self._uncount(lane, discarded)
         self._refilled.discard(lane)
 
     def resume_deferred(self, now: int) -> None:

@@ -48,7 +48,7 @@ def leanplum_entry(app: App, new: NewItem, now: int) -> dict[str, Any]:
     """
     item_id = new.id or ids.made(ids.new_prefix(now), 0)
     item = Item(0, item_id, app.name, new.subject, new.action, new.body, now, 0, now)
-    entry: dict[str, Any] = orjson.loads(mapping.entry_for(item, ""))
+    entry: dict[str, Any] = orjson.loads(mapping.entry_for(item, "")[1])
     if new.id is None:
         entry.pop("reqId", None)
         entry.pop("uuid", None)

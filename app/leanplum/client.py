@@ -14,6 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from app.clock import now_ms
+from app.leanplum.connection_pool import ConnectionPool
 from app.leanplum.connections import Route, failure_reason
 from app.leanplum.http_response import (
     ACCEPT_ENCODING,
@@ -146,17 +147,21 @@ class LeanplumClient:
         self._timeouts = set[asyncio.Timeout]()  # of the calls in flight
         self._given_up = False
         context = route.context()
-        limits = httpx.Limits(
-            max_connections=None,
-            max_keepalive_connections=connections,
-            keepalive_expiry=IDLE_SECONDS,
-        )
-        mounts = {} if transport is not None else _mounts(route, context, limits)
+        mounts: dict[str, httpx.AsyncBaseTransport] = {}
+        if transport is None:
+            mounts = _mounts(route, context, connections)
+            if not route.uses_env_proxies:
+                transport = _pool(connections, verify=context)
         self._proxied = bool(mounts)
         self._http = httpx.AsyncClient(
             headers={"accept-encoding": ACCEPT_ENCODING},
             timeout=self._patience(timeout),
-            limits=limits,
+            # Of httpx's own pool, which is used only where the environment names a proxy
+            limits=httpx.Limits(
+                max_connections=None,
+                max_keepalive_connections=connections,
+                keepalive_expiry=IDLE_SECONDS,
+            ),
             follow_redirects=False,
             transport=transport,
             trust_env=route.trust_env and route.proxy is None,
@@ -379,8 +384,18 @@ def _size(part: FilePart) -> int:
     return end - position
 
 
+def _pool(connections: int, **options: Any) -> ConnectionPool:
+    """Return a pool that keeps so many idle connections. `options` are of httpx's transport."""
+    limits = httpx.Limits(
+        max_connections=None, max_keepalive_connections=1, keepalive_expiry=IDLE_SECONDS
+    )
+    return ConnectionPool(
+        lambda: httpx.AsyncHTTPTransport(limits=limits, **options), connections, IDLE_SECONDS
+    )
+
+
 def _mounts(
-    route: Route, context: ssl.SSLContext, limits: httpx.Limits
+    route: Route, context: ssl.SSLContext, connections: int
 ) -> dict[str, httpx.AsyncBaseTransport]:
     """Return the transport through the proxy, by the URLs that go there.
 
@@ -391,9 +406,7 @@ def _mounts(
         return {}
     url = httpx.URL(route.proxy.get_secret_value())
     proxy = httpx.Proxy(url, ssl_context=context if url.scheme == "https" else None)
-    transport = httpx.AsyncHTTPTransport(
-        verify=context, limits=limits, proxy=proxy, trust_env=False
-    )
+    transport = _pool(connections, verify=context, proxy=proxy, trust_env=False)
     return {"all://" if route.proxy_is_safe else "https://": transport}
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import certifi
 from pydantic import SecretStr
@@ -51,6 +52,11 @@ class Route:
         """Return whether unencrypted traffic to the proxy stays on this machine."""
         parts = urlsplit(self.proxy.get_secret_value() if self.proxy else "")
         return parts.scheme == "https" or parts.hostname in LOCAL
+
+    @property
+    def uses_env_proxies(self) -> bool:
+        """Return whether the environment decides by which proxy a call goes."""
+        return self.trust_env and self.proxy is None and bool(getproxies())
 
     def context(self, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
         """Return the TLS context: it trusts the usual authorities, and those of `ca_file`.

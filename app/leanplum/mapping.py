@@ -11,6 +11,7 @@ own address in a header; otherwise the field is left out (fact sheet §12.8).
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
 
@@ -54,10 +55,11 @@ NOT_PUBLIC = [
 
 
 class LeanplumRequest(NamedTuple):
-    """One call to Leanplum: the action in its URL, and its body."""
+    """One call to Leanplum: the action in its URL, its body, and the `reqId`s of its items."""
 
     action: str
     body: bytes
+    request_ids: Sequence[str]
 
 
 def key_kind(items: Sequence[Item]) -> KeyKind:
@@ -72,12 +74,14 @@ def request_for(app: App, items: Sequence[Item], now: float) -> LeanplumRequest:
     """
     key = app.keys[key_kind(items)].get_secret_value()
     head = credentials(app, key)
+    entries = [entry_for(item, key) for item in items]
+    request_ids = [request_id for request_id, _ in entries]
+    data = ",".join([text for _, text in entries]).encode()
     if sent_alone(items[0].action, items[0].body):
-        body = orjson.dumps(head)[:-1] + b"," + entry_for(items[0], key)[1:].encode()
-        return LeanplumRequest(items[0].action, body)
+        body = orjson.dumps(head)[:-1] + b"," + data[1:]
+        return LeanplumRequest(items[0].action, body, request_ids)
     text = orjson.dumps(head | {"time": now, "data": []})
-    entries = ",".join([entry_for(item, key) for item in items])
-    return LeanplumRequest("multi", text[:-2] + entries.encode() + b"]}")
+    return LeanplumRequest("multi", text[:-2] + data + b"]}", request_ids)
 
 
 def credentials(app: App, key: str) -> dict[str, str]:
@@ -100,8 +104,11 @@ def body_for(app: App, action: str, args: Mapping[str, Any], key: str, now: floa
     )
 
 
-def entry_for(item: Item, key: str) -> str:
-    """Return the entry of one item in a call.
+def entry_for(item: Item, key: str) -> tuple[str, str]:
+    """Return the `reqId` of one item, and its entry in a call.
+
+    By the `reqId` Leanplum recognizes a repeat, and its answer names the item. It is an SDK's own,
+    or made of the item's id alone, so every attempt has the same one.
 
     The gateway wrote and checked the item's body itself, so its text is copied in unparsed, which
     saves most of the time that building a call takes.
@@ -110,23 +117,30 @@ def entry_for(item: Item, key: str) -> str:
     for text in PARSED_TEXTS:
         if text in body:
             return _entry_with_own_fields(item, orjson.loads(body), key)
-    sent_id = request_id(item)
+    sent_id = _generated_id(item)
     rest = f",{body[1:]}" if len(body) > 2 else "}"
     head = f'{{"action":"{item.action}","reqId":"{sent_id}","uuid":"{sent_id}"'
-    return f'{head},"time":{item.accepted_at / 1000}{rest}'
+    return sent_id, f'{head},"time":{_seconds(item.accepted_at)}{rest}'
 
 
-def _entry_with_own_fields(item: Item, fields: dict[str, Any], key: str) -> str:
-    """Return the entry of an item whose body has a time or fields of SDKs (fact sheet §7).
+@lru_cache(maxsize=256)  # items that were accepted together have one time
+def _seconds(time_ms: int) -> str:
+    return repr(time_ms / 1000)
 
-    Leanplum recognizes a repeat by reqId and uuid. Where an SDK gives only a reqId, which may stand
-    for many items, the uuid must be the item's own.
+
+def _entry_with_own_fields(item: Item, fields: dict[str, Any], key: str) -> tuple[str, str]:
+    """Return the `reqId` and the entry of an item whose body has a time or fields of SDKs.
+
+    Those fields are in the fact sheet (§7). Leanplum recognizes a repeat by reqId and uuid. Where
+    an SDK gives only a reqId, which many items may share, the uuid must be the item's own.
     """
-    accepted_at = item.accepted_at / 1000
+    accepted_at, generated_id = item.accepted_at / 1000, _generated_id(item)
+    own_id = fields.get("reqId")
+    request_id = str(own_id) if own_id else generated_id
     entry = {
         "action": item.action,
-        "reqId": request_id(item),
-        "uuid": _generated_id(item),
+        "reqId": request_id,
+        "uuid": generated_id,
         "time": accepted_at,
     } | fields
     if fields.get("time", "") in (None, ""):
@@ -134,17 +148,7 @@ def _entry_with_own_fields(item: Item, fields: dict[str, Any], key: str) -> str:
         entry["time"] = accepted_at
     if "clientKey" in fields:
         entry["clientKey"] = key
-    return orjson.dumps(without_detection(entry, NO_HEADERS)).decode()
-
-
-def request_id(item: Item) -> str:
-    """Return the `reqId` by which Leanplum recognizes a repeat, and its answer names the item.
-
-    It is an SDK's own, or made of the item's id alone, so every attempt has the same one.
-    """
-    if '"reqId":' in item.body and (own := orjson.loads(item.body).get("reqId")):
-        return str(own)
-    return _generated_id(item)
+    return request_id, orjson.dumps(without_detection(entry, NO_HEADERS)).decode()
 
 
 def _generated_id(item: Item) -> str:

@@ -48,6 +48,9 @@ WARNING_LABELS = (*dict.fromkeys(label for _, label in WARNING_KINDS), OTHER)
 
 def outcome_of(entry: dict[str, Any]) -> Outcome:
     """Return the outcome of the item that one entry of an answer is about."""
+    # Nearly every entry has these two fields alone. To look no further takes half the time.
+    if len(entry) == 2 and entry.get("success") is True and "reqId" in entry:
+        return DONE
     error, warning = message_of(entry, "error"), message_of(entry, "warning")
     if is_config(error) or "apiHost" in entry:
         reason = error or "App endpoint configuration mismatch."

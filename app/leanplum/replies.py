@@ -124,6 +124,8 @@ def _match(entries: Sequence[dict[str, Any]], request_ids: Sequence[str], after:
     of them is about the call. Where the entries have no `reqId`s and their number is not that of
     the items, nothing is known.
     """
+    if [entry.get("reqId") for entry in entries] == request_ids:  # nearly always
+        return [outcome_of(entry) for entry in entries]
     sent_ids = [request_id.lower() for request_id in request_ids]
     names_an_item = str(entries[0].get("reqId")).lower() in sent_ids
     if len(entries) == 1 < len(sent_ids) and not names_an_item and _is_refusal(entries[0]):

@@ -197,7 +197,7 @@ class Settle:
     @property
     def settled(self) -> int:
         """The number of items that leave the queue."""
-        return sum(isinstance(verdict, Settled) for _, verdict in self.verdicts)
+        return sum([isinstance(verdict, Settled) for _, verdict in self.verdicts])
 
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Settle"]) -> Sequence[Counts | None]:

@@ -1,6 +1,7 @@
 """Deliveries while the database can't be written for a moment."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +144,10 @@ def test_an_error_of_ours_between_beginning_and_settling_leaves_no_attempt_open(
 ) -> None:
     left = [RuntimeError("unforeseen")]
 
-    def chance() -> float:
+    def pseudonyms(app: str, subjects: Sequence[str]) -> Sequence[str]:
         if left:
             raise left.pop()
-        return 0.5
+        return ()
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 1)
@@ -155,7 +156,7 @@ def test_an_error_of_ours_between_beginning_and_settling_leaves_no_attempt_open(
         await at.finish(10)
         assert attempts(at) == 0
 
-    deliver(database, leanplum, body, chance=chance)
+    deliver(database, leanplum, body, pseudonyms=pseudonyms)
     assert left == []
 
 

@@ -12,7 +12,6 @@ from pydantic import SecretStr
 
 from app import ids
 from app.leanplum import mapping
-from app.leanplum.mapping import request_id
 from app.model import App, Item, KeyKind
 
 from .items import KEY, LEANPLUM, item
@@ -26,7 +25,12 @@ def multi(app: App, items: list[Item], now: float) -> bytes:
 
 
 def entry(one: Item) -> str:
-    return mapping.entry_for(one, KEY)
+    return mapping.entry_for(one, KEY)[1]
+
+
+def request_id(one: Item) -> str:
+    """The `reqId` by which the answer is known to be about an item."""
+    return mapping.entry_for(one, KEY)[0]
 
 
 MADE = ids.made(ids.new_prefix(1_700_000_000_000, 7), 42)
