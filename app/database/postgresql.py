@@ -57,6 +57,11 @@ class Connection(psycopg.Connection[Any]):
 
     each_transaction: tuple[str, list[str]] | None = None  # what a transaction is to begin with
 
+    @property
+    def pooled(self) -> bool:
+        """Tell whether a pooler is in front of the server, so that sessions are shared."""
+        return self.each_transaction is not None
+
     def wait(
         self, gen: PQGen[RV], interval: float = INTERVAL_SECONDS, timeout: float | None = None
     ) -> RV:
@@ -168,6 +173,16 @@ def engine_on(url: PostgresUrl) -> Engine:
     )
     event.listen(engine, "do_connect", Connector(url).connect)
     return engine
+
+
+def session_on(url: PostgresUrl) -> Connection:
+    """Open a connection of its own, on which each statement is a transaction.
+
+    Raises psycopg.Error.
+    """
+    connection = Connector(url).connect(None, None, (), connect_args(url))
+    connection.autocommit = True
+    return connection
 
 
 def connect_args(url: PostgresUrl) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Checks before the start: settings, files, the database, and the first caller key."""
 
-import uuid
-
 import structlog
 from sqlalchemy import Engine
 
@@ -49,8 +47,7 @@ def prepare(settings: Settings) -> None:
         make_first_key(settings, store)
         _warn_of_ignored_key(settings, store)
         _warn_without_keys(store)
-        with liveness_lock.held(settings.gateway_database_url, str(uuid.uuid4())):
-            pass
+        liveness_lock.check(settings.gateway_database_url)
     finally:
         engine.dispose()
 

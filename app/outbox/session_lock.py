@@ -1,0 +1,225 @@
+"""The liveness lock on PostgreSQL: an advisory lock of a session of its own.
+
+The server releases the lock when the session ends, and the session ends at once with its process.
+It also ends while the process lives: a connection is cut, a server restarts. So a lock that is free
+proves nothing by itself:
+
+- A process is taken for dead once its lock was free for `GONE_SECONDS`, on a server that has not
+  been restarted since the process wrote its lock's identity down. A standby that was promoted has
+  no locks, and another identity: there, leases end by time.
+- A process whose session has ended takes its lock again within a second. Until then it writes down
+  no identity, so what it renews ends by time. If it cannot take the lock within the same
+  `GONE_SECONDS`, its lock lapses: it ends its calls, as a killed process would.
+
+Behind a pooler there are no sessions to hold a lock, and leases end by time.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import psycopg
+import structlog
+
+from app.database.driver import time_limit
+from app.database.postgresql import Connection
+
+# Longer than a process needs to take a lock again that it has lost. A call that is in flight then
+# is ended as late as this; user locks outlast it (`user_lock_rows.OUTLIVES_MS`).
+GONE_SECONDS = 3.0
+LOOK_SECONDS = 1.0  # between looks at the locks
+ANSWER_SECONDS = 5.0  # that the server may take to answer; less than GONE_SECONDS + OUTLIVES_MS
+CLOSE_SECONDS = 1.0
+SPACE = 7303016  # of the keys of these locks, beside those of `driver.POSTGRESQL`
+KEYS = 2**31
+TAKE = """
+SELECT pg_try_advisory_lock(%s, %s),
+       (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text
+"""
+HELD = """
+SELECT objid::bigint FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 2 AND granted AND classid = %s
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+log = structlog.get_logger("outbox")
+
+
+class Look(NamedTuple):
+    """The keys of the locks that were held, and when (by the monotonic clock) they were seen."""
+
+    at: float
+    held: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session that holds the lock; `server` tells servers apart, and starts of one server.
+
+    `confirmed_at`: the session had not ended by then. `looks`: the latest, as far back as
+    `GONE_SECONDS` and one more.
+    """
+
+    server: str
+    confirmed_at: float
+    looks: tuple[Look, ...] = ()
+
+    def with_look(self, asked_at: float, look: Look) -> "Session":
+        """Return the session after one more look, which was asked for at `asked_at`."""
+        looks = [*self.looks, look]
+        while len(looks) > 1 and looks[1].at <= look.at - GONE_SECONDS:
+            looks.pop(0)
+        return Session(self.server, asked_at, tuple(looks))
+
+    def is_free(self, owner: str) -> bool:
+        """Return whether a process's lock was free in all looks, for `GONE_SECONDS`."""
+        looks, key = self.looks, _key(owner)
+        return (
+            bool(looks)
+            and looks[-1].at - looks[0].at >= GONE_SECONDS
+            and all(key not in look.held for look in looks)
+        )
+
+
+class SessionLock:
+    """The lock of one process, `owner`, kept by a thread of its own."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        owner: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.owner, self._connect, self._clock = owner, connect, clock
+        self._connection: Connection | None = None  # of the thread
+        self._session: Session | None = None
+        self._lost_at: float | None = None  # when the last session was known to hold the lock
+        self._lapses = 0
+        self._changing = threading.Lock()  # the three above
+        self._stopping, self._tried = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
+
+    def start(self) -> None:
+        """Take the lock, or find that it cannot be taken now; keep it from now on."""
+        self._thread.start()
+        self._tried.wait(2 * ANSWER_SECONDS)
+
+    @property
+    def lapses(self) -> int:
+        """How often the lock was lost for so long that others may have taken this for dead."""
+        with self._changing:
+            self._note_lapse()
+            return self._lapses
+
+    def identity(self) -> str | None:
+        """Return the server and the owner: of two processes each has its own.
+
+        So whatever names it ends by time as well, since a session may outlive its process.
+        """
+        session = self._session
+        return None if session is None else f"{session.server}/{self.owner}"
+
+    def gone(self, others: Mapping[str, str | None]) -> list[str]:
+        """Return which of the other processes have ended, of those with a lock on this server."""
+        session = self._session
+        if session is None:
+            return []
+        return [
+            other
+            for other, identity in others.items()
+            if identity == f"{session.server}/{other}" and other != self.owner
+            if session.is_free(other)
+        ]
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(ANSWER_SECONDS)
+
+    def step(self) -> bool:
+        """Take the lock, or look at it and those of others; return whether there may be one."""
+        if self._connection is None:
+            return self._take()
+        try:
+            with time_limit(ANSWER_SECONDS):
+                self._look(self._connection)
+        except psycopg.Error as error:
+            log.warning("liveness_lock.lost", reason=str(error).partition("\n")[0])
+            self._lose()
+        return True
+
+    # --- on the thread ---
+
+    def _run(self) -> None:
+        try:
+            while self.step():
+                self._tried.set()
+                if self._stopping.wait(LOOK_SECONDS):
+                    break
+        finally:
+            self._tried.set()
+            self._lose()
+
+    def _take(self) -> bool:
+        """Open a session and take the lock; return False behind a pooler."""
+        try:
+            with time_limit(ANSWER_SECONDS):
+                self._connection = self._connect()
+                if self._connection.pooled:
+                    self._disconnect()
+                    return False
+                session = self._lock(self._connection)
+        except psycopg.Error:
+            session = None
+        if session is None:
+            self._disconnect()
+            return True
+        with self._changing:
+            self._note_lapse()
+            self._lost_at, self._session = None, session
+        return True
+
+    def _lock(self, connection: Connection) -> Session | None:
+        """Return the session that has the lock now; None while the server keeps the former one."""
+        asked_at = self._clock()
+        row = connection.execute(TAKE, (SPACE, _key(self.owner))).fetchone()
+        assert row is not None
+        taken, server = row
+        return Session(server, asked_at) if taken else None
+
+    def _look(self, connection: Connection) -> None:
+        asked_at = self._clock()
+        held = frozenset(key for (key,) in connection.execute(HELD, (SPACE,)).fetchall())
+        if _key(self.owner) not in held:
+            raise psycopg.OperationalError("the session does not hold the lock any more")
+        session = self._session
+        assert session is not None
+        self._session = session.with_look(asked_at, Look(self._clock(), held))
+
+    def _lose(self) -> None:
+        with self._changing:
+            if self._session is not None:
+                self._lost_at, self._session = self._session.confirmed_at, None
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with time_limit(CLOSE_SECONDS):
+                self._connection.close()
+            self._connection = None
+
+    def _note_lapse(self) -> None:
+        """Count the loss of the lock, once, if it lasts too long."""
+        if self._lost_at is not None and self._clock() >= self._lost_at + GONE_SECONDS:
+            self._lapses += 1
+            self._lost_at = None
+            log.warning("liveness_lock.lapsed", advice="calls in flight are ended")
+
+
+def _key(owner: str) -> int:
+    digest = hashlib.blake2b(owner.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % KEYS
