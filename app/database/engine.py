@@ -16,6 +16,7 @@ from app.database.driver import (
     DIALECTS,
     Cursor,
     Dialect,
+    is_of_standby,
     may_commit,
     may_have_committed,
     time_limit,
@@ -231,7 +232,14 @@ def reading(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             yield connection
     except storage_errors(engine) as error:
+        leave_standby(engine, error)
         raise StorageUnavailable(f"The database is unavailable: {reason(error)}.") from error
+
+
+def leave_standby(engine: Engine, error: Exception) -> None:
+    """Open new connections from now on, if a server became a standby: another may be primary."""
+    if is_of_standby(error):
+        engine.dispose()
 
 
 @contextmanager

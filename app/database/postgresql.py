@@ -76,6 +76,27 @@ class Connection(psycopg.Connection[Any]):
                 self.pgconn.finish()  # its answer may still come, and would be taken for another's
             raise
 
+    def commit(self) -> None:
+        """Commit. Raises OperationalError if the server warns that no standby has confirmed it.
+
+        It does that instead of failing if somebody cancels the wait for a synchronous standby: the
+        commit is lost if the standby is promoted now.
+        """
+        warnings = list[str]()
+
+        def note(notice: psycopg.errors.Diagnostic) -> None:
+            if notice.severity_nonlocalized == "WARNING":
+                warnings.append(notice.message_primary or "")
+
+        self.add_notice_handler(note)
+        try:
+            super().commit()
+        finally:
+            self.remove_notice_handler(note)
+        if warnings:
+            self.close()  # so that the commit counts as one whose result is unknown
+            raise psycopg.OperationalError(warnings[0])
+
 
 class PooledCursor(psycopg.Cursor[Any]):
     """A cursor that begins each transaction with the settings that a session would have kept."""
