@@ -12,6 +12,7 @@ from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app.database.advice import advice_on
 from app.database.driver import (
     DIALECTS,
     Cursor,
@@ -120,7 +121,8 @@ def _connected(url: str, prepare: Callable[[Engine], None]) -> Engine:
             _check_encoding(connection)
         prepare(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise StartRefused(f"{SETTING}: {_unusable(url, parsed, reason(error))}") from error
+        why = "; ".join(filter(None, [reason(error), advice_on(str(error))]))
+        raise StartRefused(f"{SETTING}: {_unusable(url, parsed, why)}") from error
     return engine
 
 

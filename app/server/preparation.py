@@ -12,6 +12,7 @@ from app.database.engine import connect, connect_to_read
 from app.encryption import BodyCipher, open_body_cipher
 from app.enrichment.service import check_files
 from app.errors import Refusal, StartRefused
+from app.limits.valkey import check_certificate
 from app.outbox import liveness_lock
 from app.settings import Settings
 from app.tracking.plan_files import LoadedPlans
@@ -30,16 +31,19 @@ BOOTSTRAP_ADVICE = (
 log = structlog.get_logger("gateway")
 
 
-def prepare(settings: Settings) -> None:
+def prepare(settings: Settings, *, calls: bool = True) -> None:
     """Check all that may refuse a start, before there is a server, and make the first key.
 
-    Apps are configured, files can be read, and the database opens. Raises StartRefused.
+    Apps are configured, files can be read, and the database opens; the server of shared limits is
+    trusted, if this gateway serves `calls`. Raises StartRefused.
     """
     read_apps(settings)
     check_bootstrap_key(settings)
     _ = settings.route
     LoadedPlans(settings.gateway_tracking_plan)
     check_files(settings.gateway_enrichment_file, settings.gateway_maxmind_file)
+    if calls and settings.gateway_shared_limits_url is not None:
+        check_certificate(settings.gateway_shared_limits_url.get_secret_value())
     engine = connect(settings.gateway_database_url)
     try:
         _log_encryption(body_cipher(settings, engine))

@@ -298,7 +298,7 @@ def deliver(settings: Settings) -> None:
 
     Then finish and settle what is in flight. Raises StartRefused as `serve` does.
     """
-    prepare(settings)
+    prepare(settings, calls=False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_deliver(settings, Role(calls=False)))
 

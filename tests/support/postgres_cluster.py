@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from pathlib import Path
@@ -35,14 +35,26 @@ class Node:
         self.process: subprocess.Popen[bytes] | None = None
         self.url = f"postgresql://{ROLE}@127.0.0.1:{self.port}/{DATABASE}"
 
-    def make(self, settings: Mapping[str, str] = SETTINGS) -> None:
+    def make(self) -> None:
         """Make an empty cluster."""
         self._run(
             "initdb", "--auth=trust", "--encoding=utf8", "--username", ROLE, "-D", self.folder
         )
-        lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
+        lines = [f"{name} = '{value}'\n" for name, value in SETTINGS.items()]
         with (self.folder / "postgresql.conf").open("a") as config:
             config.writelines(lines)
+
+    def encrypt(self, certificate: Path) -> None:
+        """Take only connections with TLS from now on. The PEM file has the key as well."""
+        own = self.folder / "server.pem"
+        shutil.copy(certificate, own)
+        own.chmod(0o600)
+        if self._user is not None:
+            shutil.chown(own, self._user)
+        with (self.folder / "postgresql.conf").open("a") as config:
+            config.write(f"ssl = on\nssl_cert_file = '{own}'\nssl_key_file = '{own}'\n")
+        access = self.folder / "pg_hba.conf"
+        access.write_text("hostssl all all 127.0.0.1/32 trust\n")
 
     def copy_of(self, primary: "Node") -> None:
         """Become a standby of a running server, with whatever was here before removed."""
@@ -175,10 +187,12 @@ class Pair:
 
 
 @contextmanager
-def node(programs: Path | None = None, **settings: str) -> Iterator[Node]:
-    """Yield a server that runs; killed at the end."""
+def node(programs: Path | None = None, certificate: Path | None = None) -> Iterator[Node]:
+    """Yield a server that runs; killed at the end. With a certificate, it wants TLS."""
     with _folder() as folder, closing(Node(folder / "data", programs)) as made:
-        made.make(SETTINGS | settings)
+        made.make()
+        if certificate is not None:
+            made.encrypt(certificate)
         made.start()
         yield made
 
