@@ -241,7 +241,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def leave_standby(engine: Engine, error: Exception) -> None:
     """Open new connections from now on, if a server became a standby: another may be primary."""
     if is_of_standby(error):
-        engine.dispose()
+        engine.get_execution_options()["connector"].leave()
 
 
 @contextmanager
