@@ -40,6 +40,7 @@ from app.model import (
     Verdict,
     count_by_status,
 )
+from app.outbox import user_lock_rows
 from app.outbox.liveness_lock import FileLock, LivenessLock
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
@@ -287,6 +288,9 @@ class AttemptRunner:
         # A refused key of another kind holds only the items that need it
         if kind is KeyKind.PRODUCTION or not _refuses_config(reply):
             self.pacer(app.name).note_reply(self._ticks(), seconds, reply)
+        if status is None and self.liveness.lapses != attempt.lapses:
+            # It was ended early, so it may still be running: its users stay locked
+            await asyncio.sleep(user_lock_rows.OUTLIVES_MS / 1000)
         return reply
 
     def _read(self, app: App, items: Sequence[Item], response: LeanplumResponse) -> replies.Reply:

@@ -100,7 +100,8 @@ class UserLocks:
             yield HeldLock(until, record is not None)
             outlived = False
         except Exception:
-            outlived = False  # a call that raised an error has ended
+            # A call that raised an error has ended, unless a lapse has ended it early
+            outlived = outlived and self._liveness.lapses != lapses
             raise
         finally:
             if tasks:
