@@ -34,7 +34,7 @@ from .stored import WAITING, counting
 KILLS = int(os.environ.get("GATEWAY_TESTS_KILLS", "6"))
 # On PostgreSQL: a liveness lock is free for 3 s, the next renewal comes within 2 s, and the machine
 # is busy. The lease that would end otherwise lasts 45 s
-TAKEOVER_SECONDS = 20.0
+TAKEOVER_SECONDS = 30.0
 
 
 # --- processes ----------------------------------------------------------------------------------------------------
@@ -127,9 +127,9 @@ class Takeovers:
     def restart(self, process: Killable) -> None:
         process.kill()
         began, owner = time.monotonic(), self._owners.pop(process)
-        process.start()
         until(lambda: owner not in self._living(), 60)
         self.seconds.append(time.monotonic() - began)
+        process.start()
         self.started(process)
 
     def close(self) -> None:
