@@ -52,8 +52,9 @@ log = structlog.get_logger("outbox")
 
 
 class Look(NamedTuple):
-    """The keys of the locks that were held, and when (by the monotonic clock) they were seen."""
+    """The keys of the locks that were held at some time between the two, by the monotonic clock."""
 
+    asked_at: float
     at: float
     held: frozenset[int]
 
@@ -76,19 +77,19 @@ class Session:
         """Return whether everybody has seen that the lock is held."""
         return self.confirmed_at - self.taken_at >= STEADY_SECONDS
 
-    def with_look(self, asked_at: float, look: Look) -> "Session":
-        """Return the session after one more look, which was asked for at `asked_at`."""
+    def with_look(self, look: Look) -> "Session":
+        """Return the session after one more look."""
         looks = [*self.looks, look]
-        if len(looks) > 1 and look.at - looks[-2].at >= STEADY_SECONDS:
+        if len(looks) > 1 and look.at - looks[-2].asked_at >= STEADY_SECONDS:
             looks = [look]  # a lock may have been held in between
         while len(looks) > 1 and looks[1].at <= look.at - GONE_SECONDS:
             looks.pop(0)
-        return replace(self, confirmed_at=asked_at, looks=tuple(looks))
+        return replace(self, confirmed_at=look.asked_at, looks=tuple(looks))
 
     def is_free(self, owner: str, since: float) -> bool:
         """Return whether a process's lock was free in all looks since then, for `GONE_SECONDS`."""
         key = _key(owner)
-        looks = [look for look in self.looks if look.at >= since]
+        looks = [look for look in self.looks if look.asked_at >= since]
         return (
             bool(looks)
             and looks[-1].at - looks[0].at >= GONE_SECONDS
@@ -120,7 +121,7 @@ class SessionLock:
     def start(self) -> None:
         """Take the lock, or find that it cannot be taken now; keep it from now on."""
         self._thread.start()
-        self._tried.wait(2 * ANSWER_SECONDS)
+        self._tried.wait(ANSWER_SECONDS)
 
     @property
     def lapses(self) -> int:
@@ -170,10 +171,10 @@ class SessionLock:
         return {identity: first for identity, (first, _) in self._asked.items()}
 
     def close(self) -> None:
-        """Release the lock."""
+        """Release the lock. If the server is silent, the end of the process does that."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join(ANSWER_SECONDS)
+            self._thread.join(CLOSE_SECONDS)
         else:
             self._lose()
 
@@ -240,7 +241,7 @@ class SessionLock:
             raise psycopg.OperationalError("the session does not hold the lock any more")
         session = self._session
         assert session is not None
-        session = session.with_look(asked_at, Look(self._clock(), held))
+        session = session.with_look(Look(asked_at, self._clock(), held))
         with self._changing:
             self._session = session
             if session.is_steady:
