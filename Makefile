@@ -31,10 +31,10 @@ fast: .venv/.dev ## Run the tests of single parts, in less than a minute; ARGS="
 	@$(IN_MEMORY) $(BIN)/pytest --numprocesses $$(getconf _NPROCESSORS_ONLN) --dist worksteal -m "not (gateway or process or server or browser or sdk or slow)" $(ARGS)
 
 # What `make soak` runs longer than `make test` does, and the files with cases that `make test` leaves out.
-SOAK := GATEWAY_TESTS_ALL=1 GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS=10000 GATEWAY_TESTS_FLEET_SECONDS=60 GATEWAY_TESTS_HISTORIES=2000 GATEWAY_TESTS_ATTACK_SECONDS=8 GATEWAY_TESTS_FAULT_SECONDS=600 GATEWAY_TESTS_MODELS=200
-SOAKED := tests/acceptance/test_kill_loop.py tests/acceptance/test_bulk_replay.py tests/acceptance/test_relayed_calls.py tests/api/test_api_as_documented.py tests/simulation tests/attacks $(shell grep -rl "mark.sampled" tests --include="test_*.py") tests/delivery/test_delivery_window.py tests/outbox/test_outbox_model.py
+SOAK := GATEWAY_TESTS_ALL=1 GATEWAY_TESTS_KILLS=200 GATEWAY_TESTS_FAILOVERS=10 GATEWAY_TESTS_EXAMPLES=300 GATEWAY_TESTS_REPLAYS=10000 GATEWAY_TESTS_FLEET_SECONDS=60 GATEWAY_TESTS_HISTORIES=2000 GATEWAY_TESTS_ATTACK_SECONDS=8 GATEWAY_TESTS_FAULT_SECONDS=600 GATEWAY_TESTS_MODELS=200
+SOAKED := tests/acceptance/test_kill_loop.py tests/acceptance/test_database_outages.py tests/acceptance/test_bulk_replay.py tests/acceptance/test_relayed_calls.py tests/api/test_api_as_documented.py tests/simulation tests/attacks $(shell grep -rl "mark.sampled" tests --include="test_*.py") tests/delivery/test_delivery_window.py tests/outbox/test_outbox_model.py
 
-soak: .venv/.dev ## Run the long tests, and all cases of sampled ones: 200 kills, 10,000 replays, a fleet for 60 s, 10,000 calls of the document, 2,000 histories, each attack for 8 s, each fault for 10 minutes of its clock, 200 histories of each model; counts go to build/soak.xml
+soak: .venv/.dev ## Run the long tests, and all cases of sampled ones: 200 kills, 10 failovers, 10,000 replays, a fleet for 60 s, 10,000 calls of the document, 2,000 histories, each attack for 8 s, each fault for 10 minutes of its clock, 200 histories of each model; counts go to build/soak.xml
 	@$(SOAK) $(BIN)/pytest --timeout 0 --junit-xml build/soak.xml -o junit_family=xunit1 $(SOAKED) $(ARGS)
 
 check: .venv/.dev ## Look at everything that is checked without running it

@@ -97,10 +97,6 @@ class Child:
             with suppress(ProcessLookupError):  # it has ended meanwhile
                 os.kill(pid, number)
 
-    def pause(self) -> None:
-        """Pause the process, to be run in the blocks of `resumed` alone."""
-        self.process.send_signal(signal.SIGSTOP)
-
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Pause its processes during the block."""

@@ -188,7 +188,8 @@ class Cursor:
 # Of PostgreSQL: connection lost; out of disk, memory, connections; shut down or canceled; I/O.
 DATABASE_CLASSES = frozenset({"08", "53", "57", "58"})
 # Read-only transaction; a lock that was not given up; corrupted data and indexes.
-DATABASE_STATES = frozenset({"25006", "55P03", "XX001", "XX002"})
+READ_ONLY_STATE = "25006"
+DATABASE_STATES = frozenset({READ_ONLY_STATE, "55P03", "XX001", "XX002"})
 SQLITE_STATES = frozenset(
     [
         "BUSY",
@@ -219,6 +220,12 @@ def is_of_database(error: BaseException) -> bool:
     if state is None:  # the driver itself says so: the connection is gone, or a value can't be sent
         return any(kind.__name__ in CLIENT_SIDE for kind in type(error).__mro__)
     return state[:2] in DATABASE_CLASSES or state in DATABASE_STATES
+
+
+def is_of_standby(error: BaseException) -> bool:
+    """Return whether a server of PostgreSQL takes no writes: it is, or became, a standby."""
+    cause = getattr(error, "orig", None) or error
+    return getattr(cause, "sqlstate", None) == READ_ONLY_STATE
 
 
 def may_have_committed(connection: Any, error: BaseException) -> bool:

@@ -12,10 +12,12 @@ from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app.database.advice import advice_on
 from app.database.driver import (
     DIALECTS,
     Cursor,
     Dialect,
+    is_of_standby,
     may_commit,
     may_have_committed,
     time_limit,
@@ -119,7 +121,8 @@ def _connected(url: str, prepare: Callable[[Engine], None]) -> Engine:
             _check_encoding(connection)
         prepare(engine)
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        raise StartRefused(f"{SETTING}: {_unusable(url, parsed, reason(error))}") from error
+        why = "; ".join(filter(None, [reason(error), advice_on(str(error))]))
+        raise StartRefused(f"{SETTING}: {_unusable(url, parsed, why)}") from error
     return engine
 
 
@@ -231,7 +234,14 @@ def reading(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             yield connection
     except storage_errors(engine) as error:
+        leave_standby(engine, error)
         raise StorageUnavailable(f"The database is unavailable: {reason(error)}.") from error
+
+
+def leave_standby(engine: Engine, error: Exception) -> None:
+    """Open new connections from now on, if a server became a standby: another may be primary."""
+    if is_of_standby(error):
+        engine.get_execution_options()["connector"].leave()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import structlog
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError
 
 from app.database.driver import seconds_left
 from app.urls import PostgresUrl
@@ -60,6 +61,12 @@ class Connection(psycopg.Connection[Any]):
     """A connection that waits no longer than the thread's deadline, and is closed after that."""
 
     each_transaction: tuple[str, list[str]] | None = None  # what a transaction is to begin with
+    generation = 0  # of the pool, as it was opened
+
+    @property
+    def pooled(self) -> bool:
+        """Tell whether a pooler is in front of the server, so that sessions are shared."""
+        return self.each_transaction is not None
 
     def wait(
         self, gen: PQGen[RV], interval: float = INTERVAL_SECONDS, timeout: float | None = None
@@ -74,6 +81,27 @@ class Connection(psycopg.Connection[Any]):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 self.pgconn.finish()  # its answer may still come, and would be taken for another's
             raise
+
+    def commit(self) -> None:
+        """Commit. Raises OperationalError if the server warns that no standby has confirmed it.
+
+        It does that instead of failing if somebody cancels the wait for a synchronous standby: the
+        commit is lost if the standby is promoted now.
+        """
+        warnings = list[str]()
+
+        def note(notice: psycopg.errors.Diagnostic) -> None:
+            if notice.severity_nonlocalized == "WARNING":
+                warnings.append(notice.message_primary or "")
+
+        self.add_notice_handler(note)
+        try:
+            super().commit()
+        finally:
+            self.remove_notice_handler(note)
+        if warnings:
+            self.close()  # so that the commit counts as one whose result is unknown
+            raise psycopg.OperationalError(warnings[0])
 
 
 class PooledCursor(psycopg.Cursor[Any]):
@@ -98,7 +126,10 @@ class PooledCursor(psycopg.Cursor[Any]):
 
 
 class Connector:
-    """Opens the connections of one engine, and detects a pooler in front of the server."""
+    """Opens the connections of one engine, and detects a pooler in front of the server.
+
+    Connections of an earlier generation are closed when they would be used next.
+    """
 
     def __init__(self, url: PostgresUrl) -> None:
         self._hosts = max(
@@ -107,12 +138,22 @@ class Connector:
         self._own_options = url.parameters.get("options", "")
         self._takes_options = True
         self._told = False
+        self._generation = 0
+
+    def leave(self) -> None:
+        """Use no connection again that is open now."""
+        self._generation += 1
+
+    def check(self, connection: Connection, _record: object, _proxy: object) -> None:
+        """Raise DisconnectionError for an earlier generation, so that the pool opens another."""
+        if connection.generation != self._generation:
+            raise DisconnectionError
 
     def connect(
         self, _dialect: object, _record: object, args: Any, parameters: dict[str, Any]
     ) -> Connection:
         """Open a connection. Raises psycopg.Error."""
-        left = seconds_left()
+        left, generation = seconds_left(), self._generation
         if left is not None:
             if left == 0:
                 raise psycopg.OperationalError("there is no time left for a connection")
@@ -124,6 +165,7 @@ class Connector:
         except BaseException:
             connection.close()
             raise
+        connection.generation = generation
         return connection
 
     def _open(self, args: Any, parameters: dict[str, Any]) -> Connection:
@@ -164,14 +206,27 @@ class Connector:
 
 def engine_on(url: PostgresUrl) -> Engine:
     """Make an engine on the server at `url`; what the URL itself says of the connection wins."""
+    connector = Connector(url)
     engine = create_engine(
         "postgresql+psycopg://",
         connect_args=connect_args(url),
         pool_pre_ping=True,  # one that the server closed while nobody looked is opened anew
         pool_timeout=POOL_SECONDS,
+        execution_options={"connector": connector},
     )
-    event.listen(engine, "do_connect", Connector(url).connect)
+    event.listen(engine, "do_connect", connector.connect)
+    event.listen(engine, "checkout", connector.check)
     return engine
+
+
+def session_on(url: PostgresUrl) -> Connection:
+    """Open a connection of its own, on which each statement is a transaction.
+
+    Raises psycopg.Error.
+    """
+    connection = Connector(url).connect(None, None, (), connect_args(url))
+    connection.autocommit = True
+    return connection
 
 
 def connect_args(url: PostgresUrl) -> dict[str, Any]:

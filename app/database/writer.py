@@ -27,7 +27,7 @@ from app.database.driver import (
     set_deadline,
     time_limit,
 )
-from app.database.engine import dialect, reason, sqlite_files, storage_errors
+from app.database.engine import dialect, leave_standby, reason, sqlite_files, storage_errors
 from app.database.sqlite_files import FilesChanged
 from app.errors import CommitUnknown, StorageUnavailable
 
@@ -342,6 +342,7 @@ class Writer:
             except Exception as error:  # the thread must live on: the waiter is told, and the log
                 self._note(group, error)
                 self._close()
+                leave_standby(self._engine, error)
                 return "refused" if writing and not is_of_database(error) else "failed"
             else:
                 for asked in group:

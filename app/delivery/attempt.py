@@ -40,7 +40,8 @@ from app.model import (
     Verdict,
     count_by_status,
 )
-from app.outbox.liveness_lock import LivenessLock
+from app.outbox import user_lock_rows
+from app.outbox.liveness_lock import FileLock, LivenessLock
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe
 
@@ -103,6 +104,7 @@ class Attempt:
     app: App
     items: Sequence[Item]
     excluded: Mapping[int, int]
+    lapses: int = 0
     calls: list[SentCall] = field(default_factory=list)
 
 
@@ -125,7 +127,7 @@ class AttemptRunner:
         self._outbox, self._client, self._apps, self._metrics = outbox, client, apps, metrics
         self._options, self._policy, self._ticks = options, options.policy, options.ticks
         self.owner = options.owner or str(uuid.uuid4())
-        self.liveness = options.liveness or LivenessLock(None, self.owner)
+        self.liveness = options.liveness or FileLock(None, self.owner)
         self.times = options.times or Clock(options.clock, options.ticks)
         self.watermarks = Watermarks(options.policy.window)
         self.leased_until, self.settle_until = -math.inf, math.inf
@@ -164,7 +166,7 @@ class AttemptRunner:
 
         An attempt of which nobody knows whether it is on disk is removed with the next one.
         """
-        attempt_id, unsent = str(uuid.uuid4()), self.unsent
+        attempt_id, unsent, lapses = str(uuid.uuid4()), self.unsent, self.liveness.lapses
         # An app that is no longer configured has no keys, so its items are held
         name = batch[0].app
         app = self._apps.get(name) or App(name, "", {}, "", in_file=True)
@@ -186,7 +188,7 @@ class AttemptRunner:
         items = batch
         if excluded:
             items = [item for item in batch if item.seq <= excluded.get(item.lane, item.seq)]
-        return Attempt(attempt_id, app, items, excluded)
+        return Attempt(attempt_id, app, items, excluded, lapses)
 
     async def run(self, attempt: Attempt) -> dict[int, int] | None:
         """Send an attempt that is written down, and write its outcome down.
@@ -236,7 +238,7 @@ class AttemptRunner:
         """Send the items, and smaller parts of them where a call is refused as a whole.
 
         `Bisection` decides on the parts. While the app is held in doubt, only one item is sent, as
-        a probe. Nothing is sent that may not be answered before the lease ends.
+        a probe.
         """
         app, items = attempt.app, attempt.items
         if items[0].undecryptable:  # such an item is a batch of its own
@@ -244,8 +246,7 @@ class AttemptRunner:
         kind = mapping.key_kind(items)
         doubts = self._doubts[app.name, kind]
         bisection = Bisection(items[:1] if doubts.held else items, doubts)
-        call_seconds = self._options.call_seconds
-        while bisection.part is not None and self._ticks() + call_seconds <= self.leased_until:
+        while bisection.part is not None and self._may_send(attempt):
             bisection.advance(await self._call(attempt, bisection.part, doubts))
         outcomes = bisection.outcomes()
         if len(attempt.calls) > 1 or len(outcomes) < len(items):
@@ -258,6 +259,14 @@ class AttemptRunner:
         if bisection.held and kind is KeyKind.PRODUCTION:
             self.pacer(app.name).hold_in_doubt(self._ticks(), doubts.users)
         return outcomes
+
+    def _may_send(self, attempt: Attempt) -> bool:
+        """Return whether the answer to a call would come before the lease ends.
+
+        Others may have the lanes if this process was taken for dead.
+        """
+        answered_by = self._ticks() + self._options.call_seconds
+        return answered_by <= self.leased_until and self.liveness.lapses == attempt.lapses
 
     async def _call(self, attempt: Attempt, items: Sequence[Item], doubts: Doubts) -> replies.Reply:
         """Make one call, and return Leanplum's reply to it."""
@@ -285,6 +294,9 @@ class AttemptRunner:
         # A refused key of another kind holds only the items that need it
         if kind is KeyKind.PRODUCTION or not _refuses_config(reply):
             self.pacer(app.name).note_reply(self._ticks(), seconds, reply)
+        if status is None and self.liveness.lapses != attempt.lapses:
+            # It was ended early, so it may still be running: its users stay locked
+            await asyncio.sleep(user_lock_rows.OUTLIVES_MS / 1000)
         return reply
 
     def _read(

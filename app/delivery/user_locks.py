@@ -26,6 +26,7 @@ from app.telemetry import describe
 POLL_SECONDS = 0.05  # between looks for changes by other processes
 UNLOCK_PAUSE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
+LAPSED = "The gateway lost its connection to the database; nothing was sent to Leanplum."
 NOT_YET = "Earlier items of this user have not been delivered yet; nothing was sent or stored."
 
 log = structlog.get_logger("relay")
@@ -90,13 +91,17 @@ class UserLocks:
         )
         tasks: list[LockTask] = []
         outlived = False
+        lapses = self._liveness.lapses
         try:
             until = await self._locked(request, patience, timeout, tasks, in_order=in_order)
+            if self._liveness.lapses != lapses:
+                raise UpstreamUnavailable(LAPSED, RETRY_SECONDS)
             outlived = True
             yield HeldLock(until, record is not None)
             outlived = False
         except Exception:
-            outlived = False  # a call that raised an error has ended
+            # A call that raised an error has ended, unless a lapse has ended it early
+            outlived = outlived and self._liveness.lapses != lapses
             raise
         finally:
             if tasks:

@@ -178,6 +178,10 @@ class LeanplumClient:
     def give_up(self) -> None:
         """End every call in flight, and make no more."""
         self._given_up = True
+        self.end_calls()
+
+    def end_calls(self) -> None:
+        """End every call in flight, as if its time were over."""
         for timeout in self._timeouts:
             if not timeout.expired():
                 timeout.reschedule(0)

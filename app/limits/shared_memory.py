@@ -15,8 +15,8 @@ from hashlib import blake2b
 from multiprocessing import reduction
 from typing import Any
 
-from app.file_lock import FileLock
 from app.limits.buckets import Buckets, Decision, Limit
+from app.process_lock import ProcessLock
 
 SLOT = struct.Struct("=16sdddq")  # the hash of the name; deficit, its time, rate, `whole`
 SLOTS, NEIGHBOURS = 262_144, 16
@@ -68,7 +68,7 @@ class SharedBuckets(Buckets):
 
     def __init__(self, clock: Callable[[], float], memory: SharedMemory) -> None:
         super().__init__(clock)
-        self._lock = FileLock(
+        self._lock = ProcessLock(
             memory.descriptor, LOCKED_BYTE, wait_seconds=LOCK_SECONDS, pause_seconds=LOCK_PAUSE
         )
         self._table = _Table(memory.descriptor, clock)

@@ -5,16 +5,20 @@ Each operation is one Lua script, of commands that Redis has as well, and ends w
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
+from app.errors import StartRefused
 from app.limits.buckets import Decision, Limit
+from app.urls import mask_url
 
 T = TypeVar("T")
 PREFIX = "leanplum-gateway:limits:"
@@ -23,6 +27,10 @@ TAKE_SECONDS = 0.05  # the default timeout of a decision: a caller waits for it
 HEARTBEAT_SECONDS = 1.0  # nobody waits for a heartbeat, and it may have to connect first
 GONE_SECONDS = 5.0  # a replica without a heartbeat for so long is gone
 CONNECTIONS = 2  # one for decisions, one for heartbeats
+CERTIFICATE_ADVICE = (
+    "SSL_CERT_FILE must name a file with the authority that signed the server's certificate, and "
+    "the URL must name the server as the certificate does"
+)
 LATE_READS = 5  # turns of the event loop after a timeout, in which an answer is still read
 TakeRequest = tuple[Sequence[Limit], int]  # the limits of one call, and its count
 
@@ -122,7 +130,7 @@ class Valkey:
         no_retry = Retry(NoBackoff(), 0)
         # Any: redis-py's types leave open which of its calls are awaited
         self._client: Any = Redis.from_url(
-            url.replace("valkey", "redis", 1) if url.startswith("valkey") else url,
+            _redis_url(url),
             max_connections=CONNECTIONS,
             protocol=2,
             retry=no_retry,
@@ -168,6 +176,35 @@ class Valkey:
             return await self._client.execute_command("EVALSHA", SHA1[script], *rest)
         except NoScriptError:
             return await self._client.execute_command("EVAL", script, *rest)
+
+
+def check_certificate(url: str) -> None:
+    """Raise StartRefused if the server shows a certificate that is not trusted.
+
+    A server that cannot be reached may be there later; a certificate does not change by itself.
+    """
+    seconds = HEARTBEAT_SECONDS
+    with BlockingRedis.from_url(
+        _redis_url(url), socket_connect_timeout=seconds, socket_timeout=seconds
+    ) as client:
+        try:
+            client.ping()
+        except RedisError as error:
+            if _is_of_certificate(error):
+                raise StartRefused(
+                    f"GATEWAY_SHARED_LIMITS_URL: {mask_url(url)} can't be used: {error}; "
+                    f"{CERTIFICATE_ADVICE}"
+                ) from error
+
+
+def _redis_url(url: str) -> str:
+    return url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
+
+
+def _is_of_certificate(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 async def within(seconds: float, call: Coroutine[Any, Any, T]) -> T:

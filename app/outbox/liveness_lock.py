@@ -1,18 +1,20 @@
-"""The liveness lock: processes on one SQLite file notice at once when another one ends.
+"""Liveness locks: processes on one database notice soon when another one ends.
 
-Each process locks a byte of its own in one file beside the database. The kernel releases the lock
-with the process, however that ends. Processes on a database server may be on several machines:
-there only the time of a lease decides.
+On SQLite, each process locks a byte of its own in one file beside the database. The kernel releases
+the lock with the process, however that ends. On PostgreSQL, each process holds a lock of a session
+(`session_lock.py`).
 """
 
+import asyncio
 import fcntl
 import hashlib
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import structlog
 
@@ -20,6 +22,7 @@ from app.database.sqlite_files import share_with_group
 from app.errors import StartRefused
 from app.urls import SqliteUrl, parse_database_url
 
+LAPSE_SECONDS = 0.25  # between looks whether the lock has lapsed
 LOCK = "hhqqi"  # struct flock (fcntl(2)): type, whence, start, length, pid
 # Of the open file, not of the process: closing another handle on the same file doesn't give these
 # up (fcntl(2)).
@@ -28,8 +31,40 @@ SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 log = structlog.get_logger("outbox")
 
 
-class LivenessLock:
-    """The lock of one process, `owner`. Without a path there is none, and leases end by time."""
+class LivenessLock(Protocol):
+    """The lock of one process, `owner`, by which others know whether it lives.
+
+    Leases and user locks in the database name it by its identity. One that names the identity of
+    whoever looks does not end by time.
+    """
+
+    owner: str
+
+    @property
+    def lapses(self) -> int:
+        """How often this process may have been taken for dead, and lives.
+
+        Its calls in flight must be ended at each: others send the items again.
+        """
+        ...
+
+    def identity(self) -> str | None:
+        """Return the identity of the lock; None if there is none now, and leases end by time."""
+        ...
+
+    def gone(self, others: Mapping[str, str | None]) -> list[str]:
+        """Return which other processes have ended, of those given with their locks' identities."""
+        ...
+
+    def close(self) -> None:
+        """Release the lock."""
+        ...
+
+
+class FileLock:
+    """A lock in a file. Without a path there is none, and leases end by time."""
+
+    lapses = 0  # the kernel keeps the lock as long as the process lives
 
     def __init__(self, path: Path | None, owner: str) -> None:
         self._path, self.owner = path, owner
@@ -95,19 +130,46 @@ class LivenessLock:
 def held(database_url: str, owner: str) -> Iterator[LivenessLock]:
     """Hold the liveness lock of process `owner`.
 
-    Raises StartRefused if the file cannot be written.
+    Raises StartRefused if the file of the locks cannot be written.
     """
-    lock = LivenessLock(_path(database_url), owner)
-    try:
-        lock.identity()
+    with closing(_taken(database_url, owner)) as lock:
         yield lock
-    finally:
-        lock.close()
 
 
-def _path(database_url: str) -> Path | None:
+async def act_at_lapses(lock: LivenessLock, act: Callable[[], None]) -> None:
+    """Act whenever this process may have been taken for dead; until cancelled."""
+    seen = lock.lapses
+    while True:
+        await asyncio.sleep(LAPSE_SECONDS)
+        if lock.lapses != seen:
+            seen = lock.lapses
+            act()
+
+
+def check(database_url: str) -> None:
+    """Make the file of the locks, if the database needs one. Raises StartRefused."""
     url = parse_database_url(database_url)
-    if not isinstance(url, SqliteUrl) or SET_LOCK is None:
+    if isinstance(url, SqliteUrl):
+        _lock_file(url)
+
+
+def _taken(database_url: str, owner: str) -> LivenessLock:
+    url = parse_database_url(database_url)
+    if isinstance(url, SqliteUrl):
+        lock = FileLock(_lock_file(url), owner)
+        lock.identity()
+        return lock
+    # The driver is loaded where it is used
+    from app.database.postgresql import session_on
+    from app.outbox.session_lock import SessionLock
+
+    session_lock = SessionLock(partial(session_on, url), owner)
+    session_lock.start()
+    return session_lock
+
+
+def _lock_file(url: SqliteUrl) -> Path | None:
+    if SET_LOCK is None:
         return None
     path = Path(f"{url.path}-deliverers")
     try:

@@ -293,12 +293,18 @@ class Outbox:
         return lease
 
     async def processes(self) -> dict[str, str | None]:
-        """Return the processes that deliver or hold user locks, with their liveness locks."""
+        """Return the processes that deliver or hold user locks, with their liveness locks.
+
+        What a deliverer renewed last counts, not what its older user locks name.
+        """
         deliver = select(deliverers.c.id, deliverers.c.lock)
         lock = select(user_locks.c.holder, user_locks.c.lock).where(user_locks.c.holder != NOBODY)
-        return await self._read(
-            lambda connection: {row[0]: row[1] for row in connection.execute(deliver.union(lock))}
-        )
+
+        def read(connection: Connection) -> dict[str, str | None]:
+            rows = [*connection.execute(lock), *connection.execute(deliver)]
+            return {row[0]: row[1] for row in rows}
+
+        return await self._read(read)
 
     async def release(
         self,

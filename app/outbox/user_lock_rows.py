@@ -271,14 +271,16 @@ def busy(
 
 
 def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
-    """Release the locks of dead processes once their calls must be over."""
+    """Release the locks of dead processes once their calls must be over.
+
+    Locks that name no liveness lock end by time: their process may live, and only have lost its
+    liveness lock.
+    """
     if not dead:
         return
-    ids, names = cursor.dialect.values("text"), _text(dead)
-    cursor.execute(GIVEN_UP.format(column="holder", ids=ids), (names,))
-    cursor.execute(
-        OUTLIVED.format(column="holder", ids=ids), (OUTLIVES_MS, now + OUTLIVES_MS, names)
-    )
+    ids, names, column = cursor.dialect.values("text"), _text(dead), "lock IS NOT NULL AND holder"
+    cursor.execute(GIVEN_UP.format(column=column, ids=ids), (names,))
+    cursor.execute(OUTLIVED.format(column=column, ids=ids), (OUTLIVES_MS, now + OUTLIVES_MS, names))
 
 
 def expire(cursor: Cursor, now: int, liveness: str | None) -> None:

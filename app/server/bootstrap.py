@@ -227,7 +227,7 @@ async def gateway(
         async with (
             _locking(core) as (liveness, locks),
             _delivering(core, liveness, locks, wanted=role.delivers),
-            _relaying(core, locks) as relay,
+            _relaying(core, liveness, locks) as relay,
             _limiting(settings, metrics, shared.buckets, wanted=role.calls) as shared_limiter,
         ):
             limiter = _rate_limiter(core, shared_limiter)
@@ -400,9 +400,13 @@ async def _locking(core: Core) -> AsyncIterator[tuple[liveness_lock.LivenessLock
             await locks.close(core.lifecycle.left_to_settle)
 
 
-def _client(core: Core, timeout: float, concurrency: int) -> LeanplumClient:
+@asynccontextmanager
+async def _client(
+    core: Core, liveness: liveness_lock.LivenessLock, timeout: float, concurrency: int
+) -> AsyncIterator[LeanplumClient]:
+    """Open a client; its calls are ended if this process may have been taken for dead."""
     settings = core.settings
-    return LeanplumClient(
+    client = LeanplumClient(
         timeout=timeout,
         connections=concurrency,
         max_response=settings.gateway_upstream_max_response_bytes,
@@ -410,6 +414,12 @@ def _client(core: Core, timeout: float, concurrency: int) -> LeanplumClient:
         route=settings.route,
         secrets=core.apps.secrets,
     )
+    async with client:
+        ending = asyncio.create_task(liveness_lock.act_at_lapses(liveness, client.end_calls))
+        try:
+            yield client
+        finally:
+            await cancel_and_wait(ending)
 
 
 @asynccontextmanager
@@ -423,7 +433,7 @@ async def _delivering(
     settings, lifecycle = core.settings, core.lifecycle
     timeout = settings.gateway_upstream_timeout_seconds
     concurrency = settings.gateway_upstream_concurrency
-    async with _client(core, timeout, concurrency) as client:
+    async with _client(core, liveness, timeout, concurrency) as client:
         deliverer = Deliverer(
             core.outbox,
             client,
@@ -462,12 +472,14 @@ async def _delivering(
 
 
 @asynccontextmanager
-async def _relaying(core: Core, locks: UserLocks) -> AsyncIterator[Relay]:
+async def _relaying(
+    core: Core, liveness: liveness_lock.LivenessLock, locks: UserLocks
+) -> AsyncIterator[Relay]:
     """Relay calls to Leanplum while their callers wait."""
     settings = core.settings
     timeout = settings.gateway_relay_timeout_seconds
     concurrency = settings.gateway_relay_concurrency
-    async with _client(core, timeout, concurrency) as client:
+    async with _client(core, liveness, timeout, concurrency) as client:
         relay = Relay(
             client,
             locks,

@@ -1,7 +1,5 @@
 """Checks before the start: settings, files, the database, and the first caller key."""
 
-import uuid
-
 import structlog
 from sqlalchemy import Engine
 
@@ -14,6 +12,7 @@ from app.database.engine import connect, connect_to_read
 from app.encryption import BodyCipher, open_body_cipher
 from app.enrichment.service import check_files
 from app.errors import Refusal, StartRefused
+from app.limits.valkey import check_certificate
 from app.outbox import liveness_lock
 from app.settings import Settings
 from app.tracking.plan_files import LoadedPlans
@@ -32,14 +31,17 @@ BOOTSTRAP_ADVICE = (
 log = structlog.get_logger("gateway")
 
 
-def prepare(settings: Settings) -> None:
+def prepare(settings: Settings, *, calls: bool = True) -> None:
     """Check all that may refuse a start, before there is a server, and make the first key.
 
-    Apps are configured, files can be read, and the database opens. Raises StartRefused.
+    Apps are configured, files can be read, and the database opens; the server of shared limits is
+    trusted, if this gateway serves `calls`. Raises StartRefused.
     """
     check_start_files(settings)
     check_bootstrap_key(settings)
     _ = settings.route
+    if calls and settings.gateway_shared_limits_url is not None:
+        check_certificate(settings.gateway_shared_limits_url.get_secret_value())
     engine = connect(settings.gateway_database_url)
     try:
         _log_encryption(body_cipher(settings, engine))
@@ -47,8 +49,7 @@ def prepare(settings: Settings) -> None:
         make_first_key(settings, store)
         _warn_of_ignored_key(settings, store)
         _warn_without_keys(store)
-        with liveness_lock.held(settings.gateway_database_url, str(uuid.uuid4())):
-            pass
+        liveness_lock.check(settings.gateway_database_url)
     finally:
         engine.dispose()
 

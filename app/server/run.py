@@ -297,7 +297,7 @@ def deliver(settings: Settings) -> None:
 
     Then finish and settle what is in flight. Raises StartRefused as `serve` does.
     """
-    prepare(settings)
+    prepare(settings, calls=False)
     _tune_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_deliver(settings, Role(calls=False)))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from app.errors import StartRefused
-from app.file_lock import FileLock
 from app.limits.shared_memory import SharedBuckets, SharedMemory
+from app.process_lock import ProcessLock
 from app.server.worker_links import WorkerLink
 from app.settings import Settings
 from app.telemetry.logs import configure_logging
@@ -88,7 +88,7 @@ def run_worker(job: WorkerJob) -> None:
         flush_log()
 
 
-def _write_turn(job: WorkerJob) -> FileLock | None:
+def _write_turn(job: WorkerJob) -> ProcessLock | None:
     """Return the turn to write on SQLite; on PostgreSQL there is none.
 
     It is about fairness alone: SQLite's own lock keeps writers apart, but waits with growing
@@ -99,5 +99,5 @@ def _write_turn(job: WorkerJob) -> FileLock | None:
     return _lock(job.memory, WRITE_BYTE)
 
 
-def _lock(memory: SharedMemory, byte: int) -> FileLock:
-    return FileLock(memory.descriptor, byte, wait_seconds=LOCK_SECONDS, pause_seconds=LOCK_PAUSE)
+def _lock(memory: SharedMemory, byte: int) -> ProcessLock:
+    return ProcessLock(memory.descriptor, byte, wait_seconds=LOCK_SECONDS, pause_seconds=LOCK_PAUSE)

@@ -2,8 +2,6 @@
 restart.
 """
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,13 +12,14 @@ import psycopg
 import pytest
 
 from app.database.driver import POSTGRESQL
+from app.database.engine import connect
+from app.database.tables import metadata
 from tests.support.gateway import Talk
 from tests.support.postgres import Server
-from tests.support.processes import ended
+from tests.support.processes import command, ended, environment, spawn
 from tests.support.wait import until
 
-ROOT = Path(__file__).resolve().parents[2]
-CONNECT = "import sys; from app.database.engine import connect; connect(sys.argv[1]).dispose()"
+REPLICAS = 6
 
 
 @pytest.fixture
@@ -112,28 +111,28 @@ def test_an_address_that_cannot_be_one_is_refused(tmp_path: Path, bad: str) -> N
     assert (done.returncode, "GATEWAY_DATABASE_URL" in done.stderr) == (2, True)
 
 
-def test_processes_that_migrate_at_the_same_time_all_find_it_done(
-    postgresql_server: Server,
+def test_replicas_that_migrate_at_the_same_time_all_find_it_done(
+    postgresql_server: Server, tmp_path: Path
 ) -> None:
     with psycopg.connect(postgresql_server.url("postgres"), autocommit=True) as connection:
         connection.execute("CREATE DATABASE untouched")
     url = postgresql_server.url("untouched")
-    command = [sys.executable, "-W", "error", "-c", CONNECT, url]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)
-    ]
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 3, errors
+    env = environment(tmp_path, GATEWAY_DATABASE_URL=url)
+    outputs = [tmp_path / f"output{number}" for number in range(REPLICAS)]
+    replicas = [spawn(command("migrate"), tmp_path, env, output) for output in outputs]
+    codes = [replica.wait(60) for replica in replicas]
+    assert codes == [0] * REPLICAS, [output.read_text() for output in outputs]
     with psycopg.connect(url) as connection:
-        assert connection.execute("SELECT count(*) FROM sequence").fetchone() == (1,)
+        made = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+        assert made.fetchone() == (len(metadata.tables) + 1,)
+        for table in ("sequence", "alembic_version"):
+            count = connection.execute(f"SELECT count(*) FROM {table}".encode())
+            assert count.fetchone() == (1,)
 
 
 def test_the_migrations_make_exactly_the_tables_that_the_code_works_with(url: str) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
-
-    from app.database.engine import connect
-    from app.database.tables import metadata
 
     engine = connect(url)
     with engine.connect() as connection:

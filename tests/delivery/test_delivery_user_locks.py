@@ -12,7 +12,7 @@ from app.delivery.user_locks import UserLocks
 from app.errors import Erased, UpstreamUnavailable
 from app.model import ReadRequest, Status
 from app.outbox import liveness_lock
-from app.outbox.liveness_lock import LivenessLock
+from app.outbox.liveness_lock import FileLock
 
 from .harness import Delivering, Leanplum, deliver, erase, other_process
 
@@ -293,7 +293,7 @@ def test_a_call_may_outlive_its_process_so_its_user_is_locked_for_a_while(
 ) -> None:
     async def body(at: Delivering) -> None:
         database = f"sqlite:///{path}"
-        gone = LivenessLock(Path(f"{path}-deliverers"), "gone")
+        gone = FileLock(Path(f"{path}-deliverers"), "gone")
         with liveness_lock.held(database, at.deliverer.owner) as liveness:
             at.deliverer._attempts.liveness = liveness
             locks = UserLocks(at.outbox, gone, "gone", LEASE_SECONDS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app import ids
 from app.outbox import liveness_lock
-from app.outbox.liveness_lock import LivenessLock
+from app.outbox.liveness_lock import FileLock, LivenessLock
 from app.outbox.user_lock_rows import OUTLIVES_MS, Denied, LockRequest, LockResult
 
 from .harness import Opened, track, with_outbox
@@ -76,7 +76,7 @@ def test_without_liveness_locks_a_lease_ends_in_time_though_the_clock_was_set_ba
     path: Path,
 ) -> None:
     async def body(at: Opened) -> None:
-        one, two = LivenessLock(None, "one"), LivenessLock(None, "two")
+        one, two = FileLock(None, "one"), FileLock(None, "two")
         await renew(at, one)
         at.now -= HOUR_MS
         assert await renew(at, two) == frozenset()
@@ -136,7 +136,7 @@ def test_a_lock_of_a_process_that_is_gone_ends_once_its_call_must_be_over(path: 
 
 def test_a_lock_from_before_the_clock_was_set_back_ends_soon(path: Path) -> None:
     async def body(at: Opened) -> None:
-        one, two = LivenessLock(None, "one"), LivenessLock(None, "two")
+        one, two = FileLock(None, "one"), FileLock(None, "two")
         await lock(at, "first", one)
         at.now -= HOUR_MS
         await renew(at, two)
@@ -149,7 +149,7 @@ def test_a_lock_from_before_the_clock_was_set_back_ends_soon(path: Path) -> None
 
 def test_those_who_wait_for_a_user_get_their_turn_in_order(database: str) -> None:
     async def body(at: Opened) -> None:
-        here = LivenessLock(None, "one")
+        here = FileLock(None, "one")
         assert await lock(at, "first", here) is LockResult.GRANTED
         for name in ("second", "third"):
             assert isinstance(await lock(at, name, here), Denied)
@@ -166,7 +166,7 @@ def test_a_lock_and_the_record_of_its_call_are_written_together_or_not_at_all(
     database: str,
 ) -> None:
     async def body(at: Opened) -> None:
-        here = LivenessLock(None, "one")
+        here = FileLock(None, "one")
         asked = [
             LockRequest(
                 name, "default", ["uann"], "one", LEASE_MS, record=(at.now, '{"action":"start"}')

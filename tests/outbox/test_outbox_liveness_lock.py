@@ -1,4 +1,7 @@
-"""How a deliverer's end is known: by a lock that the kernel gives up with its process."""
+"""How a process's end is known: by a lock that ends with it, a file's or a session's.
+
+The first tests are those of the port, on both databases; then those of the file's.
+"""
 
 import fcntl
 import subprocess
@@ -9,6 +12,7 @@ import pytest
 
 from app.errors import StartRefused
 from app.outbox import liveness_lock
+from tests.support.wait import until
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
@@ -33,27 +37,55 @@ def holding(url: str, owner: str) -> "subprocess.Popen[str]":
     return process
 
 
-def test_another_is_dead_only_once_its_process_has_ended(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/g.db"
-    with liveness_lock.held(url, "one") as lock:
-        process = holding(url, "two")
-        others = dict.fromkeys(["two", "never-there"], lock.identity())
+def renamed(identity: str | None, owner: str) -> str:
+    """The identity that a lock of another process has: the same file, or the same server."""
+    assert identity is not None
+    return identity.replace("/one", f"/{owner}")
+
+
+def test_another_is_dead_only_once_its_process_has_ended(database: str) -> None:
+    with liveness_lock.held(database, "one") as lock:
+        process = holding(database, "two")
+        others = {name: renamed(lock.identity(), name) for name in ("two", "never-there")}
         try:
-            assert lock.gone(others) == ["never-there"]
+            until(lambda: lock.gone(others) == ["never-there"], 20)
             assert lock.gone(others) == ["never-there"], "having asked changes nothing"
         finally:
             process.kill()
             process.communicate(timeout=20)
-        assert lock.gone(others) == ["two", "never-there"]
+        until(lambda: lock.gone(others) == ["two", "never-there"], 20)
+        assert lock.lapses == 0
 
 
-def test_two_in_one_process_know_of_each_other(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/g.db"
-    with liveness_lock.held(url, "one") as lock:
-        with liveness_lock.held(url, "two") as other:
-            two = {"two": other.identity()}
-            assert lock.gone(two) == []
-        assert lock.gone(two) == ["two"]
+def test_two_in_one_process_know_of_each_other(database: str) -> None:
+    with liveness_lock.held(database, "one") as lock:
+        with liveness_lock.held(database, "two") as other:
+            two = {"two": other.identity(), "never-there": renamed(lock.identity(), "never-there")}
+            until(lambda: lock.gone(two) == ["never-there"], 20)
+        until(lambda: lock.gone(two) == ["two", "never-there"], 20)
+
+
+def test_asking_for_oneself_gives_nothing_up(database: str) -> None:
+    with liveness_lock.held(database, "one") as one, liveness_lock.held(database, "two") as two:
+        nobody = {"never-there": renamed(one.identity(), "never-there")}
+        until(lambda: one.gone(nobody) and two.gone(nobody), 20)
+        assert one.gone({"one": one.identity()}) == []
+        assert two.gone({"one": one.identity()}) == []
+
+
+def test_who_has_no_lock_or_one_elsewhere_is_not_taken_for_gone(database: str) -> None:
+    with liveness_lock.held(database, "one") as lock:
+        others = {"none": None, "elsewhere": "1:2", "gone": renamed(lock.identity(), "gone")}
+        until(lambda: lock.gone(others) == ["gone"], 20)
+
+
+def test_a_lock_that_is_given_up_is_free(database: str) -> None:
+    with liveness_lock.held(database, "one") as lock:
+        with liveness_lock.held(database, "two") as two:
+            others = {"two": two.identity()}
+        until(lambda: lock.gone(others) == ["two"], 20)
+        with liveness_lock.held(database, "two") as two:
+            until(lambda: lock.gone({"two": two.identity()}) == [], 20)
 
 
 def test_who_locks_a_file_that_is_not_there_any_more_is_not_taken_for_gone(tmp_path: Path) -> None:
@@ -70,19 +102,6 @@ def test_who_locks_a_file_that_is_not_there_any_more_is_not_taken_for_gone(tmp_p
         path.unlink()
         assert one.identity() is not None, "it has made the file anew"
         assert path.exists()
-
-
-def test_asking_for_oneself_gives_nothing_up(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/g.db"
-    with liveness_lock.held(url, "one") as one, liveness_lock.held(url, "two") as two:
-        assert one.gone({"one": one.identity()}) == []
-        assert two.gone({"one": one.identity()}) == []
-
-
-def test_on_a_server_only_the_lease_tells() -> None:
-    with liveness_lock.held("postgresql://host/db", "one") as lock:
-        assert lock.identity() is None
-        assert lock.gone({"two": None}) == []
 
 
 def test_where_there_are_no_such_locks_only_the_lease_tells(

@@ -85,6 +85,11 @@ PROFILES: dict[str, Profile] = {
     ),
     "clocks": Profile({"accept": 9.0, "clock": 4.0, "stop": 0.5, "begin": 1.0}, processes=(2, 3)),
     "locks": Profile({"accept": 9.0, "unlink": 1.0, "begin": 1.0}, processes=(2, 3)),
+    "sessions": Profile(
+        {"accept": 9.0, "start": 2.0, "cut": 3.0, "kill": 0.5, "begin": 1.5, "lock": 0.5},
+        ROUGH,
+        processes=(2, 3),
+    ),
     "logins": Profile(
         {
             **{
@@ -522,6 +527,17 @@ class History:
             process.offset_ms = self.chance.choice([-40_000, -3_000, 3_000, 40_000, 0])
             self.world.stepped = True
             self.world.trace(f"{process.owner}: its clock is off by {process.offset_ms} ms")
+
+    async def cut(self) -> None:
+        """The sessions that hold liveness locks end: of one process, or of all, with the server."""
+        sessions = self.world.sessions
+        if self.chance.random() < 0.3:
+            self.world.trace("the server ends all sessions")
+            sessions.restart()
+        elif (process := self._up()) is not None:
+            seconds = self.chance.choice([0.0, self.chance.uniform(0.5, 8.0)])
+            self.world.trace(f"the session of {process.owner} is cut for {seconds:.1f} s")
+            sessions.cut(process.owner, seconds)
 
     async def unlink(self) -> None:
         """Somebody removes the file of the liveness locks, and a process is started anew."""

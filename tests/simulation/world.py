@@ -33,12 +33,14 @@ from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
 from app.outbox.retention import Housekeeper, RetentionLimits
+from app.outbox.session_lock import LOOK_SECONDS, SessionLock
 from app.relay.service import Relay
 from app.telemetry import Metrics
 
 from .clockwork import RUNNING, Runner, VirtualLoop, pauses
 from .leanplum import ASKED, Leanplum
 from .seam import Database, Seam
+from .sessions import Sessions
 
 T = TypeVar("T")
 APP = "default"
@@ -93,6 +95,7 @@ class World:
         self.stepped = False  # whether a wall clock was ever set
         self.faulty = False  # whether the database ever failed
         self.faults: list[str] = []  # promises that were seen broken on the way
+        self.sessions = Sessions(loop.time)
         self.processes = [Process(self, slot) for slot in range(sizes.processes)]
 
     def trace(self, text: str) -> None:
@@ -224,13 +227,38 @@ class Process:
         self._context.run(RUNNING.set, runner)
         self._stack = ExitStack()
         self._open_outbox(runner)
-        liveness = self._stack.enter_context(liveness_lock.held(self._world.database.url, name))
+        liveness = self._hold_liveness(name)
         self._locks = UserLocks(self.outbox, liveness, name, 2 * RELAY_SECONDS + LEASE_SECONDS)
         if self.delivers:
             self._begin_delivery(liveness)
         self._open_relay()
         self._runner = runner
         self._world.trace(f"{name} starts")
+
+    def _hold_liveness(self, name: str) -> LivenessLock:
+        """Hold a lock of the file that there is, or one of a simulated session."""
+        world = self._world
+        if world.database.kind == "sqlite":
+            return self._stack.enter_context(liveness_lock.held(world.database.url, name))
+        lock = SessionLock(partial(world.sessions.connect, name), name, world.loop.time)
+        self._stack.callback(lock.close)
+        self._context.run(asyncio.create_task, self._keep(lock))
+        self._context.run(asyncio.create_task, liveness_lock.act_at_lapses(lock, self._lapse))
+        return lock
+
+    async def _keep(self, lock: SessionLock) -> None:
+        """Do what the lock's thread does."""
+        while lock.step():  # noqa: ASYNC110 - it waits for time, not for an event
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _lapse(self) -> None:
+        """End all calls: others may have taken this process for dead."""
+        world = self._world
+        world.kills.append(Kill(self.owner, world.loop.now, world.open_items(self.owner)))
+        world.trace(f"{self.owner} may have been taken for dead")
+        self._relayer.end_calls()
+        if self.delivers:
+            self._client.end_calls()
 
     def _open_outbox(self, runner: Runner) -> None:
         world, sizes = self._world, self._world.sizes

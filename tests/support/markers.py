@@ -24,6 +24,7 @@ from tests.support import (
     http_server,
     pgbouncer,
     postgres,
+    postgres_cluster,
     valkey,
 )
 
@@ -33,7 +34,7 @@ OURS = (f"{ROOT}/tests/", f"{ROOT}/bench/")
 STARTERS: dict[str, tuple[Any, ...]] = {
     "gateway": (gateway.running, http_server.served, create_app),
     "process": (fork_server.ForkServer, subprocess.Popen, subprocess.run),
-    "server": (postgres.postgresql, pgbouncer.pgbouncer, valkey.valkey),
+    "server": (postgres.postgresql, postgres_cluster.Node, pgbouncer.pgbouncer, valkey.valkey),
     "browser": (chromium.command, browser.launched),
 }
 # Clocks that tests measure with. `monotonic` is not one of them: most tests bound a wait with it.

@@ -3,9 +3,9 @@
 import signal
 from typing import Any
 
-from app.file_lock import FileLock
 from app.limits.buckets import Limit
 from app.limits.shared_memory import SharedBuckets, SharedMemory
+from app.process_lock import ProcessLock
 
 
 def take_in_a_process(memory: SharedMemory, started: Any, taken: Any) -> None:
@@ -19,7 +19,7 @@ def take_in_a_process(memory: SharedMemory, started: Any, taken: Any) -> None:
 
 def hold_a_lock(memory: SharedMemory, held: Any) -> None:
     """Hold the first lock until the process is killed; end at once if nobody waits for that."""
-    with FileLock(memory.descriptor, 0, wait_seconds=30.0, pause_seconds=0.001):
+    with ProcessLock(memory.descriptor, 0, wait_seconds=30.0, pause_seconds=0.001):
         if held is not None:
             held.set()
             signal.pause()

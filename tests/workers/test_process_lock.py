@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.file_lock import FileLock
 from app.limits.shared_memory import SharedMemory
+from app.process_lock import ProcessLock
 from tests.workers.taking import hold_a_lock
 from tests.workers.worker_processes import ended_process
 
@@ -19,8 +19,8 @@ def memory() -> Iterator[SharedMemory]:
     memory.close()
 
 
-def lock(memory: SharedMemory, byte: int = 0, wait_seconds: float = 30.0) -> FileLock:
-    return FileLock(memory.descriptor, byte, wait_seconds=wait_seconds, pause_seconds=0.001)
+def lock(memory: SharedMemory, byte: int = 0, wait_seconds: float = 30.0) -> ProcessLock:
+    return ProcessLock(memory.descriptor, byte, wait_seconds=wait_seconds, pause_seconds=0.001)
 
 
 def test_a_lock_is_free_once_the_process_that_holds_it_is_killed(memory: SharedMemory) -> None:

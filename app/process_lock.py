@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 
 
-class FileLock:
+class ProcessLock:
     """The lock of one byte.
 
     Who waits for longer than `wait_seconds` goes on without the lock: a process that was stopped
