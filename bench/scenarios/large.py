@@ -30,7 +30,7 @@ class Drain:
 
     rate: float
     first: float
-    rss: float
+    pss: float
 
 
 def measure(setting: Setting) -> list[Row]:
@@ -114,7 +114,7 @@ def _accepting(setting: Setting, waiting: str, long: str, empty: str) -> list[Ro
             slices[0],
             targets=(
                 Target(">= 0.9 of empty", share, 0.9),
-                Target("<= 300 MB", max(each.rss for each in slices[0]), 300, at_least=False),
+                Target("<= 300 MB", max(each.pss for each in slices[0]), 300, at_least=False),
             ),
             notes=(f"{share:.2f} of the rate with an empty queue, median of the pairs",),
         )
@@ -128,15 +128,15 @@ def _draining(setting: Setting, waiting: str, long: str, short: str) -> Row:
             measured.append(_drain(setting, url))
     long_rate, short_rate = (median(each.rate for each in measured) for measured in drains)
     share = long_rate / short_rate if short_rate else 0.0
-    rss = max(each.rss for each in drains[0])
+    pss = max(each.pss for each in drains[0])
     first = ", ".join(f"{each.first:.1f}" for each in drains[0])
     return Row(
         f"(l) draining, {waiting}",
         rate=long_rate,
-        rss=rss,
+        pss=pss,
         targets=(
             Target(">= 0.9 of a short queue", share, 0.9),
-            Target("<= 300 MB", rss, 300, at_least=False),
+            Target("<= 300 MB", pss, 300, at_least=False),
         ),
         notes=(
             f"{share:.2f} of the {short_rate:,.0f} items/s of a short queue; the first call came "
@@ -155,6 +155,6 @@ def _drain(setting: Setting, url: str) -> Drain:
         time.sleep(POLL)
     first, start = time.monotonic(), read_counts(upstream)["distinct"]
     time.sleep(seconds)
-    arrived, rss = read_counts(upstream)["distinct"] - start, gateway.rss()
+    arrived, pss = read_counts(upstream)["distinct"] - start, gateway.pss()
     stage.fleet.stop(gateway, upstream)
-    return Drain(arrived / seconds, first - began, rss)
+    return Drain(arrived / seconds, first - began, pss)
