@@ -42,8 +42,9 @@ only from those below it:
     telemetry    logs and metrics
     settings     settings and their sources
     leanplum     everything about Leanplum: actions, mapping, client, replies
-    model, ids, urls, errors, clock, patterns, suggestions
-                 shared types, identifiers, URLs, errors, time, regular expressions, "did you mean"
+    model, ids, urls, errors, clock, patterns, process_lock, suggestions
+                 shared types, identifiers, URLs, errors, time, regular expressions, locks between
+                 processes, "did you mean"
     simulator    a stand-alone simulator of Leanplum that shares no code with leanplum
 """
 
