@@ -7,7 +7,7 @@ router.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
@@ -118,6 +118,10 @@ class ItemHandler:
             (own_id,) = error.ids
             raise CommitUnknown(MAY_BE_TAKEN.format(id=own_id), ids=error.ids) from error
         if kind != "accepted":
+            erased = await self._ingest.refusals(app, [item], [(item_id, kind)])
+            refusal = refusal_of(kind, iter(erased))
+            if refusal is not None:
+                raise refusal
             return await self._answer(context, app, item_id, kind, removed)
         if b"prefer" in context.headers:
             # The item is on disk: a failure to read its receipt must not suggest otherwise.
@@ -144,10 +148,7 @@ class ItemHandler:
         kind: Kind,
         removed: Removed | None,
     ) -> Answer:
-        """Answer a refusal, a duplicate or `Prefer: wait`, for which the stored receipt is read."""
-        refusal = refusal_of(kind)
-        if refusal is not None:
-            raise refusal
+        """Answer a duplicate or `Prefer: wait`, for which the stored receipt is read."""
         wait = preferred_wait(context.header(b"prefer"))
         receipt = await self._receipts.settled(app.name, item_id, wait or 0)
         if receipt is None:
@@ -169,12 +170,15 @@ class ItemHandler:
         return Answer(status, headers, orjson.dumps(document))
 
 
-def refusal_of(kind: Kind) -> Refusal | None:
-    """Return why a valid item was not accepted; None if it was, or if it is a duplicate."""
+def refusal_of(kind: Kind, erased: Iterator[Erased]) -> Refusal | None:
+    """Return why a valid item was not accepted; None if it was, or if it is a duplicate.
+
+    `erased` yields the error for each item whose user was erased.
+    """
     if kind == "conflict":
         return IdConflict(CONFLICT)
     if kind == "erased":
-        return Erased()
+        return next(erased)
     return None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Protocol
 
 from app import ids
+from app.errors import Erased
 from app.ingest.time_slices import in_slices
 from app.ingest.validate import NO_STEPS, ItemSteps
 from app.model import Acceptance, App, Caller, NewItem, Removed, Taken
@@ -69,6 +70,10 @@ class ItemQueue(Protocol):
 
     async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
         """Commit items of which some delete users; return also what was removed, by subject."""
+        ...
+
+    async def refusals(self, app: str, items: Sequence[NewItem]) -> list[Erased]:
+        """Return the error for each item that was refused because a user was erased."""
         ...
 
 
@@ -162,6 +167,17 @@ class Ingest:
         call.recorded = True
         self._metrics.count_accepted(app.name, int(taken[1] == "accepted"))
         return taken, removed.get(item.subject)
+
+    async def refusals(
+        self, app: App, items: Sequence[NewItem], taken: Sequence[Taken]
+    ) -> list[Erased]:
+        """Return the errors for those items that were refused because a user was erased."""
+        kinds = [kind for _, kind in taken]
+        if "erased" not in kinds:
+            return []
+        decided = zip(items, kinds, strict=True)
+        erased = [item for item, kind in decided if kind == "erased"]
+        return await self._outbox.refusals(app.name, erased)
 
     async def learn_relayed(self, item_steps: CallSteps, items: Sequence[NewItem]) -> None:
         """Keep the new names of items that Leanplum took while their caller waited."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -16,13 +17,14 @@ from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
 from app.encryption import NO_ENCRYPTION, BodyCipher
-from app.errors import CommitUnknown, QueueFull, StorageUnavailable
+from app.errors import CommitUnknown, Erased, QueueFull, StorageUnavailable
 from app.model import (
     ERASES,
     Acceptance,
     CallRecord,
     Item,
     Lease,
+    NewItem,
     ReadRequest,
     ReadResult,
     Receipt,
@@ -216,24 +218,38 @@ class Outbox:
         finally:
             self._erasure_lock.release()
 
-    async def erased(self, app: str, subjects: Collection[str]) -> list[str]:
-        """Return which of the subjects are erased, so that nothing may be sent for them now."""
+    async def erased(self, app: str, subjects: Collection[str]) -> dict[str, int]:
+        """Return which of the subjects are erased, so that nothing may be sent for them now.
 
-        def find(connection: Connection) -> list[str]:
+        For each, the time until which that applies (milliseconds).
+        """
+
+        def find(connection: Connection) -> dict[str, int]:
             self._erasures.refresh(connection)
-            now = self._clock()
-            return [subject for subject in subjects if self._erasures.has(app, subject, now)]
+            return self._erasures.find_ends(app, subjects, self._clock())
 
         return await self._read(find)
 
-    async def tells_erased(self, app: str) -> Callable[[str], bool] | None:
-        """Return a function that tells whether a subject is erased; None if nobody is."""
+    async def refusals(self, app: str, items: Sequence[NewItem]) -> list[Erased]:
+        """Return the error for each item that was refused because a user was erased.
 
-        def make_predicate(connection: Connection) -> Callable[[str], bool] | None:
+        It names the time until which that applies. Only then is that time read: a call without such
+        items does not pay for it.
+        """
+        subjects = [erasure.subjects_of(item) for item in items]
+        ends: Mapping[str, int] = {}
+        with suppress(StorageUnavailable):  # the refusal is decided, and stays one
+            ends = await self.erased(app, set[str]().union(*subjects))
+        return [erasure.refusal(map(ends.get, named)) for named in subjects]
+
+    async def find_erasure_ends(self, app: str) -> Callable[[str], int | None] | None:
+        """Return a function that finds the end of a subject's erasure; None if nobody is erased."""
+
+        def make_finder(connection: Connection) -> Callable[[str], int | None] | None:
             self._erasures.refresh(connection)
-            return self._erasures.predicate(app, self._clock())
+            return self._erasures.end_finder(app, self._clock())
 
-        return await self._read(make_predicate)
+        return await self._read(make_finder)
 
     def _least_now(self) -> int:
         """Return the time by which the end of an erasure's refusals is judged."""

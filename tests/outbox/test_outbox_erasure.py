@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from app.clock import instant
 from app.model import NewItem, Postponed, Removed, Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.retention import RetentionLimits
@@ -111,14 +112,47 @@ def test_items_of_the_user_are_refused_until_the_time_is_over_and_only_of_that_u
             ("a", "erased"),
         ]
         assert [kind for _, kind in await at.accept(track(), app="other")] == ["accepted"]
-        assert await at.outbox.erased("default", {"uann", "ubob"}) == ["uann"]
+        assert await at.outbox.erased("default", {"uann", "ubob"}) == {"uann": at.now + 1_000}
         at.now += 999
         assert await at.accept(track(item_id="a")) == [("a", "erased")]
         at.now += 1
         assert await at.accept(track(item_id="a")) == [("a", "accepted")]
-        assert await at.outbox.erased("default", {"uann"}) == []
+        assert await at.outbox.erased("default", {"uann"}) == {}
         await at.outbox.sweep(RetentionLimits(0, 0))
         assert at.one("SELECT count(*) FROM erasures") == 0
+
+    with_outbox(database, body, erased_ms=1_000)
+
+
+def test_a_refusal_names_the_time_until_which_it_applies_the_later_one_of_two_users(
+    database: str,
+) -> None:
+    async def body(at: Opened) -> None:
+        first = instant(at.now + 1_000)
+        await at.accept(gone())
+        at.now += 500
+        second = instant(at.now + 1_000)
+        await at.accept(gone("bob"))
+        login = NewItem("ubob", "setUserAttributes", '{"newUserId":"ann","userId":"bob"}')
+        refusals = await at.outbox.refusals("default", [track(), track("bob"), login])
+        for refusal, until in zip(refusals, (first, second, second), strict=True):
+            assert f"refused until {until} (" in refusal.detail
+        at.now += 1_000
+        (over,) = await at.outbox.refusals("default", [track()])
+        assert "refused for a while" in over.detail
+
+    with_outbox(database, body, erased_ms=1_000)
+
+
+def test_a_refusal_stays_one_while_the_time_cannot_be_read(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(gone())
+        with at.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE sequence RENAME TO moved")
+        (refusal,) = await at.outbox.refusals("default", [track()])
+        assert "refused for a while" in refusal.detail
+        with at.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE moved RENAME TO sequence")
 
     with_outbox(database, body, erased_ms=1_000)
 
@@ -178,7 +212,7 @@ def test_what_another_process_erased_is_refused_here_by_the_very_next_call(datab
             assert [kind for _, kind in await at.accept(track())] == ["accepted"]
             await other.accept(gone())
             assert [kind for _, kind in await at.accept(track())] == ["erased"]
-            assert await at.outbox.erased("default", {"uann"}) == ["uann"]
+            assert await at.outbox.erased("default", {"uann"}) == {"uann": other.now + 60_000}
 
     with_outbox(database, body, erased_ms=60_000)
 
