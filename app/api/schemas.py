@@ -5,11 +5,15 @@ from typing import Annotated, Any, Literal, NotRequired, Required
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
+from app.api import erasure_example
 from app.leanplum.actions import DELIVERABLE_ACTIONS
 from app.leanplum.parameters import CLOSED
 from app.leanplum.values import Bool, DeviceId, ItemId, Time, UserId, described
 from app.model import APP_NAME, KEY_NAME, Scope, Status
 
+Base64 = Annotated[
+    str, Field(description="base64", examples=["47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="])
+]
 ActionName: Any = Literal[tuple(DELIVERABLE_ACTIONS)]
 
 
@@ -45,6 +49,85 @@ class ErasureCounts(TypedDict):
     receipts: Annotated[int, Field(ge=0, description="Receipts of settled items.", examples=[12])]
     ids: Annotated[
         int, Field(ge=0, description="Item ids that were kept for deduplication.", examples=[16])
+    ]
+
+
+class ErasedUser(TypedDict):
+    """A user or device that was erased, and what was removed."""
+
+    user: Annotated[
+        str,
+        Field(
+            description="Keyed hash of the user or device, as in all records of the audit log.",
+            examples=[erasure_example.ERASED_USERS[0]["user"]],
+        ),
+    ]
+    removed: Annotated[
+        ErasureCounts,
+        described("What was removed from the gateway.", erasure_example.ERASED_USERS[0]["removed"]),
+    ]
+    fullErasure: Annotated[
+        bool, described("Whether Leanplum is asked to erase all data of the user.", True)
+    ]
+    refusedUntil: NotRequired[
+        Annotated[
+            str,
+            Field(
+                json_schema_extra={"format": "date-time"},
+                description="Time until which writes for the user are refused; absent if "
+                "`GATEWAY_ERASED_SECONDS` is 0.",
+                examples=[erasure_example.ERASED_USERS[0]["refusedUntil"]],
+            ),
+        ]
+    ]
+
+
+class ErasureStatement(TypedDict):
+    """A signed statement of an erasure, verifiable with the public key alone.
+
+    `record` is what is signed; `erasedAt`, `app` and `erasures` repeat facts of it.
+    """
+
+    recordId: Annotated[
+        int, described("Number of the audit record; its leaf index is one less.", 2)
+    ]
+    erasedAt: Annotated[
+        str,
+        Field(
+            json_schema_extra={"format": "date-time"},
+            description="Time of the erasure.",
+            examples=[erasure_example.STATEMENT["erasedAt"]],
+        ),
+    ]
+    app: Annotated[str, described("The app.", "default")]
+    erasures: Annotated[
+        list[ErasedUser],
+        described("Whom the call erased; several if it was a batch.", erasure_example.ERASED_USERS),
+    ]
+    record: Annotated[
+        str,
+        Field(
+            description="The record's text. Its leaf hash is SHA-256 of a zero byte and this text.",
+            examples=[erasure_example.RECORD],
+        ),
+    ]
+    hashes: Annotated[
+        list[Base64],
+        described("Hashes from the leaf to the root (RFC 9162 §2.1.3).", erasure_example.HASHES),
+    ]
+    checkpoint: Annotated[
+        str,
+        Field(
+            description="C2SP tlog-checkpoint with size and root of the log, signed with Ed25519.",
+            examples=[erasure_example.CHECKPOINT],
+        ),
+    ]
+    publicKey: Annotated[
+        str,
+        Field(
+            description="Key of the log: `name+id+key`. To trust it, get it from elsewhere.",
+            examples=[erasure_example.PUBLIC_KEY],
+        ),
     ]
 
 
@@ -220,6 +303,37 @@ class ReceiptDocument(TypedDict):
             described(
                 "What an erasure removed from the gateway.",
                 {"waiting": 3, "inFlight": 1, "deadLetters": 1, "receipts": 12, "ids": 16},
+            ),
+        ]
+    ]
+    statement: NotRequired[
+        Annotated[
+            ErasureStatement,
+            described(
+                "Signed statement of the erasure, in the response to the deletion if it is signed "
+                "within 3 seconds.",
+                erasure_example.STATEMENT,
+            ),
+        ]
+    ]
+    statementHref: NotRequired[
+        Annotated[
+            str,
+            Field(
+                examples=["/v1/erasures/2"],
+                description="Path of the signed statement of the erasure.",
+            ),
+        ]
+    ]
+    statementPending: NotRequired[
+        Annotated[
+            str,
+            Field(
+                examples=[
+                    "The user is erased, and the statement of it is not signed yet. Retrieve it at "
+                    "statementHref; the audit log is signed every second."
+                ],
+                description="Why the response to the deletion has no `statement`.",
             ),
         ]
     ]
@@ -829,11 +943,6 @@ class KeyPage(TypedDict):
             ),
         ]
     ]
-
-
-Base64 = Annotated[
-    str, Field(description="base64", examples=["47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="])
-]
 
 
 class AuditRecord(TypedDict):

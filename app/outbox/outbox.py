@@ -22,13 +22,13 @@ from app.model import (
     ERASES,
     Acceptance,
     CallRecord,
+    Erasure,
     Item,
     Lease,
     NewItem,
     ReadRequest,
     ReadResult,
     Receipt,
-    Removed,
     Settled,
     Status,
     Taken,
@@ -170,11 +170,11 @@ class Outbox:
         since = self._since(self._dedup_ms)
         return Accept(acceptance, since, self._cipher, self._erasures, self._macs, erasing)
 
-    async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
+    async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Erasure]]:
         """Commit items of which some erase their subjects.
 
         The subjects' stored items are removed, and their new items are refused for a while. Return
-        the decisions, and what was removed by subject.
+        the decisions, and the erasures by subject.
         """
         self._require_space(acceptance)
         erased = {item.subject for item in acceptance.items if item.action == ERASES}
@@ -182,22 +182,21 @@ class Outbox:
         found = await self._find_items(acceptance.app, sorted(subjects))
         until = acceptance.accepted_at + self._erased_ms
         erase = Erase(self._accept(acceptance, erasing=self._erased_ms > 0), found, until)
-        taken, removed_by_subject = await _with_ids(
-            self._writer.write(erase), lambda result: result[0]
-        )
+        taken, erasures = await _with_ids(self._writer.write(erase), lambda result: result[0])
         self.queued += [kind for _, kind in taken].count("accepted")
         self._to_scrub = True
-        for removed in removed_by_subject.values():
+        for removed, record_id in erasures.values():
             self.queued -= removed.waiting
             log.info(
                 "subject.erased",
                 app=acceptance.app,
                 request_id=acceptance.request_id,
+                record_id=record_id,
                 **removed._asdict(),
             )
         _log_accepted(acceptance, taken)
         self.on_accepted()
-        return taken, removed_by_subject
+        return taken, erasures
 
     async def _find_items(self, app: str, subjects: Sequence[str]) -> erasure.SubjectItems:
         """Find all items of the subjects.

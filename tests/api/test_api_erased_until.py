@@ -10,7 +10,7 @@ import pytest
 from app.clock import instant
 from tests.api.erasure_gateway import APP, Gateway, gateway
 from tests.support.gateway import make_settings
-from tests.support.simulator import Leanplum, simulated
+from tests.support.simulator import simulated
 
 X, Y = "until-ann", "until-bea"
 CSV = {"Content-Type": "text/csv"}

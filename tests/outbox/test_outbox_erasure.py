@@ -4,10 +4,11 @@ on at once.
 
 import asyncio
 
+import orjson
 import pytest
 
 from app.clock import instant
-from app.model import NewItem, Postponed, Removed, Settled, Status
+from app.model import Erasure, NewItem, Postponed, Removed, Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.retention import RetentionLimits
 
@@ -39,11 +40,19 @@ def rows(at: Opened) -> str:
 def test_everything_of_the_user_goes_but_the_item_that_erases(database: str) -> None:
     async def body(at: Opened) -> None:
         await of_every_kind(at)
-        (taken, removed) = await at.outbox.erase(at.call(gone(item_id="e1")))
+        (taken, erasures) = await at.outbox.erase(at.call(gone(item_id="e1")))
         assert taken == [("e1", "accepted")]
-        assert removed == {
-            "uann": Removed(waiting=2, in_flight=1, dead_letters=1, receipts=2, ids=4)
-        }
+        removed = Removed(waiting=2, in_flight=1, dead_letters=1, receipts=2, ids=4)
+        newest = at.one("SELECT max(seq) FROM audit_records")
+        assert isinstance(newest, int)
+        assert erasures == {"uann": Erasure(removed, newest)}
+        record = orjson.loads(str(at.one(f"SELECT record FROM audit_records WHERE seq = {newest}")))
+        (stated,) = record["unmapped"]["erasures"]
+        assert stated["removed"] == removed.document()
+        assert stated["refusedUntil"] == instant(at.now + 1_000)
+        receipt = await at.outbox.receipt("default", "e1")
+        assert receipt is not None
+        assert receipt.notes == {"erasureRecord": newest}
         assert [(item.subject, item.action) for item in await at.waiting()] == [
             ("ubob", "track"),
             ("uann", "deleteUser"),
