@@ -2,9 +2,8 @@
 
 A statement holds the audit record of the deletion, its inclusion proof (RFC 9162 §2.1.3) and the
 signed checkpoint that the proof leads to. The record is written in the transaction that erases. So
-whoever has the public key can verify a statement without the gateway. Some facts of the record
-stand beside it in plain fields; verification compares them with the record. Users appear as keyed
-hashes only. Pure.
+whoever has the public key can verify a statement without the gateway. Plain fields repeat some
+facts of the record; verification compares them with it. Users appear as keyed hashes only. Pure.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -194,7 +193,7 @@ def _path(hashes: Sequence[object]) -> list[bytes]:
 
 
 def _facts_of(record: str) -> dict[str, Any] | None:
-    """Return the facts of a record that stand beside it; None where it states no erasure."""
+    """Return the facts that a statement repeats; None where the record states no erasure."""
     try:
         fields = orjson.loads(record)
         unmapped = fields["unmapped"]

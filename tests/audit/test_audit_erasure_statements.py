@@ -10,7 +10,6 @@ import hypothesis.strategies as st
 import orjson
 import pytest
 
-from app.api.erasure_example import PUBLIC_KEY, STATEMENT
 from app.audit import merkle, records
 from app.audit.erasure_statements import (
     FIELDS,
@@ -22,6 +21,8 @@ from app.audit.erasure_statements import (
 from app.audit.proofs import RecordProof, SealedTree
 from app.audit.tree import CheckpointSigner, PublicKey, Tree, from_base64, to_base64
 from tests.support.processes import ended
+
+from .erasure_example import PUBLIC_KEY, STATEMENT
 
 KEY = PublicKey.parse(PUBLIC_KEY)
 OTHER = CheckpointSigner(b"\7" * 32)
@@ -64,7 +65,7 @@ def signed(signer: CheckpointSigner, text: str, *, place: int = 1, size: int = 3
         )
 
 
-def test_the_example_of_the_documentation_is_valid() -> None:
+def test_a_statement_as_it_was_signed_is_valid() -> None:
     check(STATEMENT)
 
 

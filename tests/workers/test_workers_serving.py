@@ -31,7 +31,8 @@ def leanplum() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory, leanplum: str) -> Iterator[Process]:
     """Two accepting workers and a delivering one, which no test here stops."""
-    with workers_serving(tmp_path_factory.mktemp("workers"), leanplum, 2) as found:
+    key = {"LEANPLUM_DEVELOPMENT_KEY": "dev_sandbox"}
+    with workers_serving(tmp_path_factory.mktemp("workers"), leanplum, 2, **key) as found:
         yield found
 
 
@@ -59,6 +60,17 @@ def test_every_item_that_any_worker_accepts_is_delivered(gateway: Process, leanp
         answers = list(threads.map(lambda number: gateway.event(f"user-{number}", number), numbers))
     assert [answer.status_code for answer in answers] == [202] * 60
     until(lambda: all(values(leanplum, f"user-{number}") == [number] for number in numbers))
+
+
+def test_a_worker_that_seals_nothing_itself_tells_the_statement_of_an_erasure(
+    gateway: Process,
+) -> None:
+    found = gateway.call("DELETE", "/v1/users/erased-by-a-worker?fullErasure=true").json()
+    assert ("statement" in found) != ("statementPending" in found)
+    href = found["statementHref"]
+    until(lambda: gateway.call("GET", href).status_code == 200)
+    (erasure,) = gateway.call("GET", href).json()["erasures"]
+    assert (erasure["removed"], erasure["fullErasure"]) == (found["erased"], True)
 
 
 def test_metrics_are_those_of_all_workers(gateway: Process) -> None:
