@@ -118,11 +118,15 @@ class Forbidden(Refusal):
 
 
 class Erased(Refusal):
-    """A write for a user who was erased less than GATEWAY_ERASED_SECONDS ago."""
+    """A write for a user who was erased less than GATEWAY_ERASED_SECONDS ago.
 
-    def __init__(self) -> None:
+    `until` is the time until which writes are refused, as RFC 3339; None if it is unknown.
+    """
+
+    def __init__(self, until: str | None = None) -> None:
+        span = "for a while" if until is None else f"until {until}"
         super().__init__(
-            "This user was erased; writes are refused for a while (GATEWAY_ERASED_SECONDS)."
+            f"This user was erased; writes are refused {span} (GATEWAY_ERASED_SECONDS)."
         )
 
 

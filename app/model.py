@@ -84,6 +84,7 @@ KEY_NAME = rf"^[^{_NOT_OF_A_LINE}]*[^\s{_NOT_OF_A_LINE}][^{_NOT_OF_A_LINE}]*$"
 APP_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 ENCRYPTED_PREFIX = "~"  # begins an encrypted text; no JSON text begins with it
 ERASES = "deleteUser"  # the action that erases its subject here, too
+ERASURE_RECORD = "erasureRecord"  # of a deletion's notes: the number of its audit record
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +172,7 @@ NO_NOTES = Notes()
 
 
 NOTHING_REFUSED: Mapping[str, int] = MappingProxyType({})
+NOBODY_ERASED: Mapping[str, str] = MappingProxyType({})
 
 
 class Acceptance(NamedTuple):
@@ -193,6 +195,8 @@ class Acceptance(NamedTuple):
     users: Sequence[str] = ()  # the keyed hashes of whom it is about, for the audit
     # Leanplum's actions that were refused, and how often
     refused_actions: Mapping[str, int] = NOTHING_REFUSED
+    # By subject, the keyed hashes of those whom it erases
+    erased_users: Mapping[str, str] = NOBODY_ERASED
 
 
 class CallRecord(NamedTuple):
@@ -227,6 +231,23 @@ class Removed(NamedTuple):
     dead_letters: int = 0
     receipts: int = 0
     ids: int = 0
+
+    def document(self) -> dict[str, int]:
+        """Return the numbers as JSON, for receipts and for the audit."""
+        return {
+            "waiting": self.waiting,
+            "inFlight": self.in_flight,
+            "deadLetters": self.dead_letters,
+            "receipts": self.receipts,
+            "ids": self.ids,
+        }
+
+
+class Erasure(NamedTuple):
+    """The erasure of one subject: what was removed, and the number of its audit record."""
+
+    removed: Removed
+    record_id: int
 
 
 class Item(NamedTuple):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from app.api.events import JSON_HEADER, refusal_of, response_of
 from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
+    Erased,
     Fault,
     GatewayError,
     Invalid,
@@ -112,7 +113,7 @@ class BatchHandler:
         items = [item for item in validated if type(item) is NewItem]
         if not items:
             context.refused = count
-            return _answer(validated, (), context.prefix)
+            return _answer(validated, (), (), context.prefix)
         try:
             taken = await self._ingest.accept(
                 context,
@@ -131,7 +132,8 @@ class BatchHandler:
         except GatewayError as error:
             await limiter.give_back(context, caller, count, error)
             raise
-        return _answer(validated, taken, context.prefix)
+        erased = await self._ingest.refusals(app, items, taken)
+        return _answer(validated, taken, erased, context.prefix)
 
     async def _validated(
         self, context: RequestContext, receive: Receive, caller: Caller, app: App
@@ -259,11 +261,14 @@ def _validated_line(line: bytes, item_steps: ItemSteps) -> NewItem | RefusedItem
 
 
 def _answer(
-    validated: Sequence[NewItem | RefusedItem], taken: Sequence[Taken], prefix: str
+    validated: Sequence[NewItem | RefusedItem],
+    taken: Sequence[Taken],
+    erased: Sequence[Erased],
+    prefix: str,
 ) -> Answer:
-    remaining = iter(taken)
+    remaining, refusals = iter(taken), iter(erased)
     results = [
-        _result(index, item, next(remaining), prefix)
+        _result(index, item, next(remaining), refusals, prefix)
         if isinstance(item, NewItem)
         else _rejection(index, item, prefix)
         for index, item in enumerate(validated)
@@ -280,7 +285,9 @@ def _answer(
     return Answer(status, [JSON_HEADER], orjson.dumps(document))
 
 
-def _result(index: int, item: NewItem, taken: Taken, prefix: str) -> dict[str, Any]:
+def _result(
+    index: int, item: NewItem, taken: Taken, erased: Iterator[Erased], prefix: str
+) -> dict[str, Any]:
     item_id, kind = taken
     if kind == "accepted" and item.notes is None:
         # The shortest path, for nearly every item.
@@ -289,7 +296,7 @@ def _result(index: int, item: NewItem, taken: Taken, prefix: str) -> dict[str, A
     result: dict[str, Any] = {"index": index}
     if item_id:
         result["id"] = item_id
-    refusal = refusal_of(kind)
+    refusal = refusal_of(kind, erased)
     if refusal is not None:
         return result | {"status": "rejected", "problem": problems.of_error(refusal, prefix)}
     result["status"] = kind

@@ -7,7 +7,8 @@ router.
 """
 
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from app import ids
 from app.api import schemas
 from app.api.dependencies import KEY, SUBJECTS, path_parameters
+from app.audit.service import STATEMENT_SECONDS, AuditService
 from app.clock import now_ms
 from app.errors import (
     CommitUnknown,
@@ -48,8 +50,14 @@ from app.http import (
 )
 from app.ingest import CallSteps, Ingest, ItemSteps, validate
 from app.leanplum.actions import ACTIONS, key_for
-from app.model import ERASES, App, Kind, NewItem, Removed, Scope
-from app.receipts import ReceiptService, fresh_receipt, receipt_document, receipt_path
+from app.model import ERASES, App, Caller, Erasure, Kind, NewItem, Scope
+from app.receipts import (
+    ReceiptService,
+    fresh_receipt,
+    receipt_document,
+    receipt_path,
+    statement_path,
+)
 
 EVENTS = "/v1/events"
 JSON_HEADER = (b"content-type", b"application/json")
@@ -61,6 +69,10 @@ MAY_BE_TAKEN = (
 )
 CONTRADICTION = "contradiction"
 CONFLICT = "This id was used within the deduplication window for an item with different content."
+STATEMENT_PENDING = (
+    "The user is erased, and the statement of it is not signed yet. Retrieve it at "
+    "statementHref; the audit log is signed every second."
+)
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -73,9 +85,10 @@ class ItemHandler:
         bodies: BodyReader,
         ingest: Ingest,
         receipts: ReceiptService,
+        audit: AuditService,
     ) -> None:
         self._authenticator, self._bodies = authenticator, bodies
-        self._ingest, self._receipts = ingest, receipts
+        self._ingest, self._receipts, self._audit = ingest, receipts, audit
 
     async def post_event(self, context: RequestContext, receive: Receive) -> Answer:
         """Accept an event."""
@@ -104,10 +117,10 @@ class ItemHandler:
         require_leanplum_key(app, key_for(action, item.body))
         caller = authenticator.confirm(context, caller)
         require_scope(caller, known.scope)
-        removed: Removed | None = None
+        erasure: Erasure | None = None
         try:
             if action == ERASES:
-                (item_id, kind), removed = await self._ingest.erase(
+                (item_id, kind), erasure = await self._ingest.erase(
                     context, app, caller, item, now=now
                 )
             else:
@@ -118,17 +131,24 @@ class ItemHandler:
             (own_id,) = error.ids
             raise CommitUnknown(MAY_BE_TAKEN.format(id=own_id), ids=error.ids) from error
         if kind != "accepted":
-            return await self._answer(context, app, item_id, kind, removed)
+            erased = await self._ingest.refusals(app, [item], [(item_id, kind)])
+            refusal = refusal_of(kind, iter(erased))
+            if refusal is not None:
+                raise refusal
+            return await self._answer(context, app, caller, item_id, kind)
         if b"prefer" in context.headers:
             # The item is on disk: a failure to read its receipt must not suggest otherwise.
             with suppress(StorageUnavailable):
-                return await self._answer(context, app, item_id, kind, removed)
+                return await self._answer(context, app, caller, item_id, kind, erasure)
+        fields = NOTHING
+        if erasure is not None:
+            fields = await self._erased(context, caller, erasure, STATEMENT_SECONDS)
         receipt = fresh_receipt(
             item_id,
             action,
             item.subject,
             now,
-            removed,
+            fields,
             notes=item.notes,
             event=item.event,
             prefix=context.prefix,
@@ -140,15 +160,17 @@ class ItemHandler:
         self,
         context: RequestContext,
         app: App,
+        caller: Caller,
         item_id: str,
         kind: Kind,
-        removed: Removed | None,
+        erasure: Erasure | None = None,
     ) -> Answer:
-        """Answer a refusal, a duplicate or `Prefer: wait`, for which the stored receipt is read."""
-        refusal = refusal_of(kind)
-        if refusal is not None:
-            raise refusal
+        """Answer a duplicate or `Prefer: wait`, for which the stored receipt is read.
+
+        All waiting together takes no longer than the caller prefers.
+        """
         wait = preferred_wait(context.header(b"prefer"))
+        deadline = time.monotonic() + (STATEMENT_SECONDS if wait is None else wait)
         receipt = await self._receipts.settled(app.name, item_id, wait or 0)
         if receipt is None:
             raise NotFound(
@@ -158,7 +180,11 @@ class ItemHandler:
         if wait is not None:
             explained = await self._receipts.explain(app.name, receipt)
             explanation = explained.get(receipt.seq)
-        document = receipt_document(receipt, removed, explanation, prefix=context.prefix)
+        erased = NOTHING
+        if erasure is not None:
+            seconds = min(STATEMENT_SECONDS, max(0.0, deadline - time.monotonic()))
+            erased = await self._erased(context, caller, erasure, seconds)
+        document = receipt_document(receipt, erased, explanation, prefix=context.prefix)
         duplicate = kind == "duplicate"
         if duplicate:
             document["duplicate"] = True
@@ -168,13 +194,29 @@ class ItemHandler:
         status = 200 if receipt.settled or duplicate else 202
         return Answer(status, headers, orjson.dumps(document))
 
+    async def _erased(
+        self, context: RequestContext, caller: Caller, erasure: Erasure, seconds: float
+    ) -> dict[str, Any]:
+        """Return the fields about an erasure, with its statement if that is sealed in time."""
+        fields: dict[str, Any] = {
+            "erased": erasure.removed.document(),
+            "statementHref": statement_path(erasure.record_id, context.prefix),
+        }
+        statement = await self._audit.sealed_erasure_statement(caller, erasure.record_id, seconds)
+        if statement is None:
+            return fields | {"statementPending": STATEMENT_PENDING}
+        return fields | {"statement": statement}
 
-def refusal_of(kind: Kind) -> Refusal | None:
-    """Return why a valid item was not accepted; None if it was, or if it is a duplicate."""
+
+def refusal_of(kind: Kind, erased: Iterator[Erased]) -> Refusal | None:
+    """Return why a valid item was not accepted; None if it was, or if it is a duplicate.
+
+    `erased` yields the error for each item whose user was erased.
+    """
     if kind == "conflict":
         return IdConflict(CONFLICT)
     if kind == "erased":
-        return Erased()
+        return next(erased)
     return None
 
 
@@ -445,7 +487,8 @@ WRITES = (
         "days, as the GDPR requires. The gateway removes its own data of the user at once, "
         "counts it in `erased`, and refuses writes for the user for `GATEWAY_ERASED_SECONDS` "
         "(`403`). A call that is being sent is finished first. After the deletion the receipt "
-        "does not name the user.",
+        "does not name the user. The response waits up to 3 seconds for the signed `statement` of "
+        "what was removed; if there is none by then, it is at `statementHref` later.",
     ),
 )
 PATH_PARAMETERS = {

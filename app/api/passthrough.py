@@ -386,8 +386,8 @@ class PassthroughHandler:
             raise Invalid((Fault("", NO_ROWS, "required"),))
         self._job_facts.note_call(context, action, args)
         await permit_import(app, caller, default_action, rows)
-        is_erased = await self._outbox.tells_erased(app.name)
-        rows = await self._privacy.rows(app, caller, rows, default_action, is_erased)
+        find_end = await self._outbox.find_erasure_ends(app.name)
+        rows = await self._privacy.rows(app, caller, rows, default_action, find_end)
         return await self._relay.import_csv(app, action, {"createJob": "true", **args}, rows)
 
     async def _import_form(

@@ -10,6 +10,31 @@ from app.leanplum.parameters import CLOSED
 from app.leanplum.values import Bool, DeviceId, ItemId, Time, UserId, described
 from app.model import APP_NAME, KEY_NAME, Scope, Status
 
+EXAMPLE_NOTE = (
+    "leanplum-gateway/f8489ab77f3ab326\n42\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
+)
+EXAMPLE_HASH = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+EXAMPLE_PUBLIC_KEY = "leanplum-gateway/f8489ab77f3ab326+9c54962d+ASdwZg=="
+EXAMPLE_COUNTS = {"waiting": 3, "inFlight": 1, "deadLetters": 1, "receipts": 12, "ids": 16}
+EXAMPLE_ERASURE = {
+    "user": "3781d1d1fa7f2db06f94",
+    "removed": EXAMPLE_COUNTS,
+    "fullErasure": True,
+    "refusedUntil": "2026-02-01T12:00:00Z",
+}
+EXAMPLE_STATEMENT = {
+    "recordId": 42,
+    "erasedAt": "2026-01-31T12:00:00Z",
+    "app": "default",
+    "erasures": [EXAMPLE_ERASURE],
+    "record": '{"class_uid":6003}',
+    "hashes": [EXAMPLE_HASH],
+    "checkpoint": EXAMPLE_NOTE,
+    "publicKey": EXAMPLE_PUBLIC_KEY,
+}
+Base64 = Annotated[
+    str, Field(description="base64", examples=["47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="])
+]
 ActionName: Any = Literal[tuple(DELIVERABLE_ACTIONS)]
 
 
@@ -45,6 +70,85 @@ class ErasureCounts(TypedDict):
     receipts: Annotated[int, Field(ge=0, description="Receipts of settled items.", examples=[12])]
     ids: Annotated[
         int, Field(ge=0, description="Item ids that were kept for deduplication.", examples=[16])
+    ]
+
+
+class ErasedUser(TypedDict):
+    """A user or device that was erased, and what was removed."""
+
+    user: Annotated[
+        str,
+        Field(
+            description="Keyed hash of the user or device, as in all records of the audit log.",
+            examples=[EXAMPLE_ERASURE["user"]],
+        ),
+    ]
+    removed: Annotated[
+        ErasureCounts,
+        described("What was removed from the gateway.", EXAMPLE_COUNTS),
+    ]
+    fullErasure: Annotated[
+        bool, described("Whether Leanplum is asked to erase all data of the user.", True)
+    ]
+    refusedUntil: NotRequired[
+        Annotated[
+            str,
+            Field(
+                json_schema_extra={"format": "date-time"},
+                description="Time until which writes for the user are refused; absent if "
+                "`GATEWAY_ERASED_SECONDS` is 0.",
+                examples=[EXAMPLE_ERASURE["refusedUntil"]],
+            ),
+        ]
+    ]
+
+
+class ErasureStatement(TypedDict):
+    """A signed statement of an erasure, verifiable with the public key alone.
+
+    `record` is what is signed; `erasedAt`, `app` and `erasures` repeat facts of it.
+    """
+
+    recordId: Annotated[
+        int, described("Number of the audit record; its leaf index is one less.", 42)
+    ]
+    erasedAt: Annotated[
+        str,
+        Field(
+            json_schema_extra={"format": "date-time"},
+            description="Time of the erasure.",
+            examples=[EXAMPLE_STATEMENT["erasedAt"]],
+        ),
+    ]
+    app: Annotated[str, described("The app.", "default")]
+    erasures: Annotated[
+        list[ErasedUser],
+        described("Whom the call erased; several if it was a batch.", [EXAMPLE_ERASURE]),
+    ]
+    record: Annotated[
+        str,
+        Field(
+            description="The record's text. Its leaf hash is SHA-256 of a zero byte and this text.",
+            examples=[EXAMPLE_STATEMENT["record"]],
+        ),
+    ]
+    hashes: Annotated[
+        list[Base64],
+        described("Hashes from the leaf to the root (RFC 9162 §2.1.3).", [EXAMPLE_HASH]),
+    ]
+    checkpoint: Annotated[
+        str,
+        Field(
+            description="C2SP tlog-checkpoint with size and root of the log, signed with Ed25519.",
+            examples=[EXAMPLE_NOTE],
+        ),
+    ]
+    publicKey: Annotated[
+        str,
+        Field(
+            description="Key of the log: `name+id+key`. To trust it, get it from elsewhere.",
+            examples=[EXAMPLE_PUBLIC_KEY],
+        ),
     ]
 
 
@@ -219,7 +323,35 @@ class ReceiptDocument(TypedDict):
             ErasureCounts,
             described(
                 "What an erasure removed from the gateway.",
-                {"waiting": 3, "inFlight": 1, "deadLetters": 1, "receipts": 12, "ids": 16},
+                EXAMPLE_COUNTS,
+            ),
+        ]
+    ]
+    statement: NotRequired[
+        Annotated[
+            ErasureStatement,
+            described(
+                "Signed statement of the erasure, in the response to the deletion if it is signed "
+                "within 3 seconds.",
+                EXAMPLE_STATEMENT,
+            ),
+        ]
+    ]
+    statementHref: NotRequired[
+        Annotated[
+            str,
+            Field(
+                examples=["/v1/erasures/42"],
+                description="Path of the signed statement of the erasure.",
+            ),
+        ]
+    ]
+    statementPending: NotRequired[
+        Annotated[
+            str,
+            Field(
+                examples=["The statement is not signed yet. Retrieve it at statementHref."],
+                description="Why the response to the deletion has no `statement`.",
             ),
         ]
     ]
@@ -831,11 +963,6 @@ class KeyPage(TypedDict):
     ]
 
 
-Base64 = Annotated[
-    str, Field(description="base64", examples=["47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="])
-]
-
-
 class AuditRecord(TypedDict):
     """An audit record and its position in the log."""
 
@@ -868,11 +995,6 @@ class AuditPage(TypedDict):
             ),
         ]
     ]
-
-
-EXAMPLE_NOTE = (
-    "leanplum-gateway/f8489ab77f3ab326\n42\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n"
-)
 
 
 class AuditCheckpoint(TypedDict):

@@ -242,6 +242,13 @@ def add_items(record: str, item_ids: Sequence[str]) -> str:
     return orjson.dumps(fields).decode()
 
 
+def add_erasures(record: str, erasures: Sequence[Mapping[str, Any]]) -> str:
+    """Return a record that says what was erased, with an entry for each subject."""
+    fields = orjson.loads(record)
+    fields["unmapped"] = {**fields["unmapped"], "erasures": erasures}
+    return orjson.dumps(fields).decode()
+
+
 def items_hash(item_ids: Sequence[str]) -> str:
     """Return the SHA-256 over the ids of items, in their order, joined by newlines."""
     return hashlib.sha256("\n".join(item_ids).encode()).hexdigest()
@@ -349,13 +356,14 @@ class AuditMacs:
         return hmac.compare_digest(self.of_record(seq, text), mac)
 
 
-def insert(cursor: Cursor, macs: AuditMacs, records: Sequence[tuple[int, str]]) -> None:
+def insert(cursor: Cursor, macs: AuditMacs, records: Sequence[tuple[int, str]]) -> int:
     """Append records, given as (time in ms, record), each with its MAC, in the open transaction.
 
-    Transactions that write take turns, so the numbers have no gap.
+    Return the number of the last; 0 where there is none. Transactions that write take turns, so the
+    numbers have no gap.
     """
     if not records:
-        return
+        return 0
     cursor.execute("UPDATE sequence SET records = records + ? RETURNING records", (len(records),))
     seq = cursor.fetchone()[0] - len(records)
     rows = []
@@ -364,3 +372,4 @@ def insert(cursor: Cursor, macs: AuditMacs, records: Sequence[tuple[int, str]]) 
         text = add_number(seq, record)
         rows.append((seq, time, text, macs.of_record(seq, text.encode())))
     insert_rows(cursor, INSERT, rows)
+    return int(seq)

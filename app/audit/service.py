@@ -1,20 +1,27 @@
 """Reading of the audit by a caller, over HTTP or in the console: search, checkpoints and proofs."""
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import orjson
 from sqlalchemy import Connection, Engine
 
-from app.audit import proofs, record_search, records, tree
+from app.audit import erasure_statements, proofs, record_search, records, tree
 from app.database.driver import in_time
 from app.database.engine import snapshot
-from app.errors import Forbidden
+from app.errors import AuditBroken, Forbidden, NotFound, StorageUnavailable
 from app.ids import plain
-from app.model import Caller
+from app.model import Caller, Scope
 
 T = TypeVar("T")
+STATEMENT_SECONDS = 3.0  # that the response to a deletion waits for its record to be sealed
+POLL_SECONDS = 0.1  # between looks at what another process may have sealed
+NO_ERASURE = (
+    "No erasure that this key may see has this number, or it is older than GATEWAY_AUDIT_SECONDS."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,7 @@ class AuditService:
         """Take `app_names`, which returns the names of all apps, even of those removed since."""
         self._engine, self.public_key = engine, public_key
         self._pseudonyms, self._app_names = pseudonyms, app_names
+        self._waiting_is_over = asyncio.Event()  # set at shutdown: nobody waits for a seal
 
     async def search(
         self,
@@ -97,6 +105,51 @@ class AuditService:
         """
         inclusion = partial(proofs.inclusion, public=self.public_key, seq=record_id)
         return await self._read(partial(inclusion, apps=caller.apps))
+
+    async def erasure_statement(self, caller: Caller, record_id: int) -> dict[str, Any]:
+        """Return the signed statement of an erasure that the caller's key has made.
+
+        A key that may read the audit gets those of other keys, too. Raises NotFound, also while the
+        record is not sealed; AuditBroken.
+        """
+        proof = await self.inclusion(caller, record_id)
+        if not erasure_statements.states_erasure(proof.record):
+            raise NotFound(NO_ERASURE)
+        actor = orjson.loads(proof.record)["actor"]["user"]["uid"]
+        if actor != caller.key_id and Scope.AUDIT_READ not in caller.scopes:
+            raise NotFound(NO_ERASURE)
+        return erasure_statements.statement_document(proof, self.public_key)
+
+    async def sealed_erasure_statement(
+        self, caller: Caller, record_id: int, seconds: float
+    ) -> dict[str, Any] | None:
+        """Return the statement of an erasure once its record is sealed.
+
+        None where that takes longer than so many seconds, or the audit log is broken. Never raises:
+        the erasure is done, whatever becomes of its statement.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while not await self._is_sealed(record_id):
+                    if self._waiting_is_over.is_set():
+                        return None
+                    await asyncio.sleep(POLL_SECONDS)
+                return await self.erasure_statement(caller, record_id)
+        except (TimeoutError, NotFound, AuditBroken, StorageUnavailable):
+            return None
+
+    async def _is_sealed(self, record_id: int) -> bool:
+        try:
+            size = await self._read(
+                lambda connection: tree.read_tree(tree.fetcher(connection)).size
+            )
+        except StorageUnavailable:
+            return False
+        return size >= record_id
+
+    def stop_waiting(self) -> None:
+        """Let nobody wait for a seal from now on: the process stops."""
+        self._waiting_is_over.set()
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
         """Run a query on a snapshot of the database, in a thread."""

@@ -32,6 +32,12 @@ ExportFile = Annotated[
     Path | None,
     typer.Option(help="Verify this export instead of the database; needs no settings"),
 ]
+StatementFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Verify this statement of an erasure instead; with --public-key, needs no settings"
+    ),
+]
 
 SET_KEY = (
     "Set GATEWAY_AUDIT_KEY to this secret for every process. Then run this command again "
@@ -49,12 +55,19 @@ def verify_audit(
     public_key: PublicKeyText = None,
     checkpoint: KeptCheckpoints = None,
     acknowledge: AcknowledgedRecords = None,
+    statement: StatementFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Find records that were changed, removed, inserted, reordered or truncated.
 
-    Exits with 1 if there are any.
+    Exits with 1 if there are any. With --statement, print what a signed statement of an erasure
+    says; exits with 1 if it is not valid.
     """
+    if statement is not None:
+        if export is not None or checkpoint or acknowledge:
+            raise StartRefused("--statement: can't be combined with other options of a log")
+        _verify_statement(statement, public_key, as_json=as_json)
+        return
     from app.cli import audit_log, audit_report
 
     checkpoints, acknowledged = checkpoint or [], audit_log.parse_ranges(acknowledge or [])
@@ -69,6 +82,13 @@ def verify_audit(
         for line in audit_report.report_lines(report):
             print_text(line)
     if report.findings:
+        raise typer.Exit(1)
+
+
+def _verify_statement(file: Path, public_key: str | None, *, as_json: bool) -> None:
+    from app.cli import audit_statement
+
+    if not audit_statement.verify_file(file, public_key, load_settings, as_json=as_json):
         raise typer.Exit(1)
 
 

@@ -54,7 +54,7 @@ def verify_database(settings: Settings, key: str | None, kept: Sequence[str]) ->
     notes = [_note(text) for text in kept]
     with engine_to_read(settings) as engine, snapshot(engine) as connection:
         if key is not None:
-            public = _parse_key(key)
+            public = parse_key(key)
             found = evidence.read_evidence(connection, public)
             return _verify(found, public, notes)
         fetch = fetcher(connection)
@@ -77,7 +77,7 @@ def verify_export(path: Path, key: str | None, kept: Sequence[str]) -> Report:
     if key is None:
         raise StartRefused("--public-key: is required with --export; `audit public-key` shows it")
     exported = read_export(path)
-    return _verify(exported, _parse_key(key), [_note(text) for text in kept])
+    return _verify(exported, parse_key(key), [_note(text) for text in kept])
 
 
 def _verify(
@@ -224,7 +224,8 @@ def _scrub_files(engine: Engine) -> str:
     return ""
 
 
-def _parse_key(key: str) -> PublicKey:
+def parse_key(key: str) -> PublicKey:
+    """Return the public key of an option. Raises StartRefused."""
     try:
         return PublicKey.parse(key)
     except InvalidCheckpoint as error:

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import structlog
 
 from app import ids
-from app.errors import CommitUnknown, Erased, StorageUnavailable, UpstreamUnavailable
+from app.errors import CommitUnknown, StorageUnavailable, UpstreamUnavailable
+from app.outbox import erasure
 from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
 from app.outbox.user_lock_rows import Denied, LockRequest, LockResult
@@ -143,7 +144,8 @@ class UserLocks:
                     if answer is LockResult.GRANTED:
                         return now + self._lease_seconds
                     if answer is LockResult.ERASED:
-                        raise Erased
+                        ends = await self._outbox.erased(request.app, request.subjects)
+                        raise erasure.refusal(ends.values())
                     dead = self._liveness.gone(answer.holders)
                     items_wait = not answer.holders
                 if in_order and items_wait and now >= patient_until:
@@ -165,8 +167,8 @@ class UserLocks:
         """Return whether a deletion of the users waits, which must go first. Raises Erased."""
         if not (request.unless_erased and await self._outbox.waits_to_erase(lanes)):
             return False
-        if await self._outbox.erased(request.app, request.subjects):
-            raise Erased
+        if ends := await self._outbox.erased(request.app, request.subjects):
+            raise erasure.refusal(ends.values())
         if tasks:  # the request may be queued before the deletion, and block it
             await self._outbox.unlock(request.id)
             tasks.clear()

@@ -60,15 +60,16 @@ class RelayedCallPrivacy:
         caller: Caller,
         content: bytes,
         default_action: str,
-        is_erased: Callable[[str], bool] | None,
+        find_end: Callable[[str], int | None] | None,
     ) -> bytes:
         """Return the rows of an import without what must not be sent on.
 
-        `is_erased` tells whether a user or device was erased; None when no erasure is in force.
+        `find_end` returns until when an erased user or device is refused, and None for another; it
+        is None when no erasure is in force.
         Raises Invalid, also when a row names an erased user.
         """
-        if is_erased is not None:
-            await in_slices(import_rows.check_erased(content, is_erased))
+        if find_end is not None:
+            await in_slices(import_rows.check_erased(content, find_end))
         rules = self._rules(app, caller)
         if not rules.has_privacy_rules:
             return content

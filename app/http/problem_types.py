@@ -68,7 +68,7 @@ PROBLEMS: dict[str, Problem] = {
             cause="The key is valid, but it lacks the scope of this call or may not use this app; "
             "or the user was erased recently.",
             advice="Use a key with the scope, and for the app, that the detail names. Writes "
-            "for an erased user are refused for GATEWAY_ERASED_SECONDS.",
+            "for an erased user are refused until the time that the detail names.",
             example="Forbidden: missing scope events:write",
         ),
         Problem(

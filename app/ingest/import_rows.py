@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Protocol
 
+from app.clock import instant
 from app.errors import Fault, Forbidden, Invalid
 from app.ids import plain
 from app.leanplum.actions import (
@@ -42,7 +43,10 @@ NO_SUBJECTS = (
 )
 NO_CELLS = "must be comma-separated UTF-8 text, so that privacy rules can be applied"
 NO_HEADER = "must name the arguments in its first line, separated by commas"
-ERASED = "names a user who was erased in row {row} after the first line; nothing was imported"
+ERASED = (
+    "names a user who was erased in row {row} after the first line, and is refused until {until}; "
+    "nothing was imported"
+)
 
 
 class CellGuard(Protocol):
@@ -131,8 +135,11 @@ def _needs(subject: str, scope: Scope) -> str:
 # --- erased users -----------------------------------------------------------------------------
 
 
-def check_erased(content: bytes, is_erased: Callable[[str], bool]) -> Iterator[None]:
-    """Check that no row names an erased user or device; yield once a row. Raises Invalid."""
+def check_erased(content: bytes, find_end: Callable[[str], int | None]) -> Iterator[None]:
+    """Check that no row names an erased user or device; yield once a row. Raises Invalid.
+
+    `find_end` returns until when (milliseconds) an erased one is refused, and None for another.
+    """
     try:
         reader = _strict_reader(content)
         header: Sequence[str] = next(reader, ())
@@ -148,8 +155,10 @@ def check_erased(content: bytes, is_erased: Callable[[str], bool]) -> Iterator[N
         for number, row in enumerate(reader, 1):
             for column, kind in kinds.items():
                 subject = plain(row[column]) if column < len(row) else ""
-                if subject and is_erased(f"{kind}{subject}"):
-                    raise Invalid((Fault("", ERASED.format(row=number), "erased"),))
+                end = find_end(f"{kind}{subject}") if subject else None
+                if end is not None:
+                    detail = ERASED.format(row=number, until=instant(end))
+                    raise Invalid((Fault("", detail, "erased"),))
             yield
     except (UnicodeDecodeError, csv.Error):
         raise Invalid((Fault("", NO_SUBJECTS, "erased"),)) from None

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Protocol
 
 from app import ids
+from app.errors import Erased
 from app.ingest.time_slices import in_slices
 from app.ingest.validate import NO_STEPS, ItemSteps
-from app.model import Acceptance, App, Caller, NewItem, Removed, Taken
+from app.model import ERASES, NOBODY_ERASED, Acceptance, App, Caller, Erasure, NewItem, Taken
 from app.telemetry import Metrics
 
 
@@ -67,8 +68,12 @@ class ItemQueue(Protocol):
         """Commit the items of one call; return what became of each, in order."""
         ...
 
-    async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
-        """Commit items of which some delete users; return also what was removed, by subject."""
+    async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Erasure]]:
+        """Commit items of which some delete users; return also the erasures, by subject."""
+        ...
+
+    async def refusals(self, app: str, items: Sequence[NewItem]) -> list[Erased]:
+        """Return the error for each item that was refused because a user was erased."""
         ...
 
 
@@ -152,16 +157,27 @@ class Ingest:
 
     async def erase(
         self, call: CallFacts, app: App, caller: Caller, item: NewItem, *, now: int
-    ) -> tuple[Taken, Removed | None]:
-        """Commit an item that deletes a user; return what became of it, and what was removed.
+    ) -> tuple[Taken, Erasure | None]:
+        """Commit an item that deletes a user; return what became of it, and the erasure.
 
         Raises what `accept` raises.
         """
         acceptance = self._acceptance(call, app, caller, [item], now, 0, False)
-        (taken,), removed = await self._outbox.erase(acceptance)
+        (taken,), erasures = await self._outbox.erase(acceptance)
         call.recorded = True
         self._metrics.count_accepted(app.name, int(taken[1] == "accepted"))
-        return taken, removed.get(item.subject)
+        return taken, erasures.get(item.subject)
+
+    async def refusals(
+        self, app: App, items: Sequence[NewItem], taken: Sequence[Taken]
+    ) -> list[Erased]:
+        """Return the errors for those items that were refused because a user was erased."""
+        kinds = [kind for _, kind in taken]
+        if "erased" not in kinds:
+            return []
+        decided = zip(items, kinds, strict=True)
+        erased = [item for item, kind in decided if kind == "erased"]
+        return await self._outbox.refusals(app.name, erased)
 
     async def learn_relayed(self, item_steps: CallSteps, items: Sequence[NewItem]) -> None:
         """Keep the new names of items that Leanplum took while their caller waited."""
@@ -194,7 +210,15 @@ class Ingest:
             batch=batch,
             users=self._pseudonyms(app.name, subjects),
             refused_actions=call.refused_actions,
+            erased_users=self._erased_users(app, items),
         )
+
+    def _erased_users(self, app: App, items: Sequence[NewItem]) -> Mapping[str, str]:
+        """Return the keyed hashes of the users and devices that items delete, by subject."""
+        if ERASES not in [item.action for item in items]:
+            return NOBODY_ERASED
+        erased = sorted({item.subject for item in items if item.action == ERASES})
+        return dict(zip(erased, self._pseudonyms(app.name, erased), strict=True))
 
 
 async def _claim(

@@ -3,7 +3,7 @@
 import secrets
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,10 +12,21 @@ import orjson
 from app import ids
 from app.audit import records
 from app.audit.row_macs import ERASED, change_detail
+from app.clock import instant
 from app.database.driver import Cursor
 from app.database.writer import insert_rows, insert_values
 from app.encryption import BodyCipher, body_context
-from app.model import ENCRYPTED_PREFIX, ERASES, Acceptance, Kind, NewItem, Removed, Taken
+from app.model import (
+    ENCRYPTED_PREFIX,
+    ERASES,
+    ERASURE_RECORD,
+    Acceptance,
+    Erasure,
+    Kind,
+    NewItem,
+    Removed,
+    Taken,
+)
 from app.outbox import erasure, logins
 from app.outbox.erasure import ActiveErasures, ErasureCheck, SubjectItems, alias_of
 
@@ -37,6 +48,8 @@ INSERT_ITEMS = (
 INSERT_IDS = "INSERT INTO item_ids (app, id, seq, digest, accepted_at)"
 REPLACE_FORGOTTEN_ID = """ ON CONFLICT (app, id) DO UPDATE SET
 seq = excluded.seq, digest = excluded.digest, accepted_at = excluded.accepted_at"""
+
+NOTE_ERASURE = "UPDATE items SET notes = ? WHERE seq = ?"
 
 SELECT_KNOWN = "SELECT id, digest FROM item_ids WHERE app = ? AND accepted_at >= ? AND id IN "
 SELECT_GENERATED = """
@@ -84,8 +97,8 @@ class _NewRows:
         self.logins: list[tuple[int, int]] = []
         self.audit_records: list[tuple[int, str]] = []
 
-    def insert(self, cursor: Cursor, macs: records.AuditMacs) -> None:
-        """Insert all rows."""
+    def insert(self, cursor: Cursor) -> None:
+        """Insert all rows except the audit records."""
         insert_values(cursor, INSERT_ACCEPTANCES, 7, self.acceptances)
         insert_values(cursor, INSERT_PLAIN_ITEMS, 8, self.plain_items)
         if self.own_id_items:
@@ -96,7 +109,6 @@ class _NewRows:
             insert_values(cursor, INSERT_IDS, 5, self.ids, REPLACE_FORGOTTEN_ID)
         if self.logins:
             insert_rows(cursor, logins.INSERT, self.logins)
-        records.insert(cursor, macs, self.audit_records)
 
 
 @dataclass(slots=True)
@@ -105,7 +117,8 @@ class Accept:
 
     `since`: ids accepted before that time are forgotten. `erasing`: items after one that erases
     their subject are refused. `change`: the number of the change to the erasures that the call
-    makes, 0 if it makes none.
+    makes, 0 if it makes none. `first_seq`: the number of its first new item, once they are
+    inserted.
     """
 
     acceptance: Acceptance
@@ -115,6 +128,7 @@ class Accept:
     macs: records.AuditMacs
     erasing: bool = False
     change: int = 0
+    first_seq: int = 0
 
     @property
     def rows(self) -> int:
@@ -130,6 +144,15 @@ class Accept:
     @classmethod
     def run_all(cls, cursor: Cursor, writes: Sequence["Accept"]) -> list[list[Taken]]:
         """Insert all new items. Duplicates and conflicts are reported and not stored."""
+        results, audit_records = cls.insert_items(cursor, writes)
+        records.insert(cursor, writes[0].macs, audit_records)
+        return results
+
+    @staticmethod
+    def insert_items(
+        cursor: Cursor, writes: Sequence["Accept"]
+    ) -> tuple[list[list[Taken]], list[tuple[int, str]]]:
+        """Insert all new items; return the decisions, and the audit records to be written."""
         count = sum(len(write.acceptance.items) for write in writes)
         # The first statement takes the write lock, so what is read after it stays true.
         cursor.execute(RESERVE, (count,))
@@ -151,8 +174,8 @@ class Accept:
                 )
             taken, seq = write._take(seq, known_ids, rows, check)
             results.append(taken)
-        rows.insert(cursor, writes[0].macs)
-        return results
+        rows.insert(cursor)
+        return results, rows.audit_records
 
     def _take(
         self, seq: int, known_ids: KnownIds, rows: _NewRows, check: ErasureCheck | None
@@ -162,7 +185,8 @@ class Accept:
         New items are numbered from `seq`. Return the decisions, and the number that follows.
         """
         acceptance, encrypt = self.acceptance, None
-        first, prefix, app = seq, acceptance.prefix, acceptance.app
+        self.first_seq = first = seq
+        prefix, app = acceptance.prefix, acceptance.app
         caller = ids.share(app, acceptance.key_id)
         if self.cipher.active_key_id is not None:
             encrypt = self.cipher.encryptor(len(acceptance.items))
@@ -266,31 +290,66 @@ class Erase:
     @classmethod
     def run_all(
         cls, cursor: Cursor, writes: Sequence["Erase"]
-    ) -> Sequence[tuple[list[Taken], dict[str, Removed]]]:
-        """Return for each write the decisions on its items, and what was removed by subject."""
+    ) -> Sequence[tuple[list[Taken], dict[str, Erasure]]]:
+        """Return for each write the decisions on its items, and the erasures by subject."""
         return [write._run(cursor) for write in writes]
 
-    def _run(self, cursor: Cursor) -> tuple[list[Taken], dict[str, Removed]]:
+    def _run(self, cursor: Cursor) -> tuple[list[Taken], dict[str, Erasure]]:
         accept = self.accept
-        if self.until > accept.acceptance.accepted_at:
+        if self.refuses:
             accept.change = accept.macs.rows.next_version(cursor, ERASED)
-        (taken,) = Accept.run_all(cursor, [accept])
-        decided = zip(accept.acceptance.items, taken, strict=True)
-        erased = {
-            item.subject
-            for item, (_, kind) in decided
-            if item.action == ERASES and kind == "accepted"
-        }
-        removed = {subject: self._erase(cursor, subject) for subject in sorted(erased)}
+        (taken,), ((time, record),) = Accept.insert_items(cursor, [accept])
+        deletions = self._accepted_deletions(taken)
+        subjects = sorted({item.subject for item in deletions.values()})
+        removed = {subject: self._erase(cursor, subject) for subject in subjects}
         if removed:  # every process that has the erasures in memory reads them again
             cursor.execute("UPDATE sequence SET erasures = ?", (secrets.randbits(62),))
-        return taken, removed
+            record = records.add_erasures(record, self._facts(deletions.values(), removed))
+        record_id = records.insert(cursor, accept.macs, [(time, record)])
+        for seq, item in deletions.items():
+            notes = {**orjson.loads(item.notes or "{}"), ERASURE_RECORD: record_id}
+            cursor.execute(NOTE_ERASURE, (orjson.dumps(notes).decode(), seq))
+        return taken, {subject: Erasure(counts, record_id) for subject, counts in removed.items()}
+
+    @property
+    def refuses(self) -> bool:
+        """True if items of the subjects are refused for a while."""
+        return self.until > self.accept.acceptance.accepted_at
+
+    def _accepted_deletions(self, taken: Sequence[Taken]) -> dict[int, NewItem]:
+        """Return the accepted items that erase their subjects, by sequence number."""
+        decided = zip(self.accept.acceptance.items, taken, strict=True)
+        accepted = [item for item, (_, kind) in decided if kind == "accepted"]
+        return {
+            seq: item
+            for seq, item in enumerate(accepted, self.accept.first_seq)
+            if item.action == ERASES
+        }
+
+    def _facts(
+        self, deletions: Iterable[NewItem], removed: Mapping[str, Removed]
+    ) -> list[dict[str, Any]]:
+        """Return the facts about each erased subject that the audit record states."""
+        full = {
+            item.subject for item in deletions if orjson.loads(item.body).get("fullErasure") is True
+        }
+        refused = {"refusedUntil": instant(self.until)} if self.refuses else {}
+        user_hashes = self.accept.acceptance.erased_users
+        return [
+            {
+                **records.about_users([user_hashes[subject]] if subject in user_hashes else []),
+                "removed": counts.document(),
+                "fullErasure": subject in full,
+                **refused,
+            }
+            for subject, counts in removed.items()
+        ]
 
     def _erase(self, cursor: Cursor, subject: str) -> Removed:
         acceptance, cipher = self.accept.acceptance, self.accept.cipher
         app, accepted_at = acceptance.app, acceptance.accepted_at
         removed = erasure.remove_items(cursor, cipher, app, subject, self.found)
-        if self.until > accepted_at:
+        if self.refuses:
             erasure.refuse_new_items(
                 cursor,
                 self.accept.macs.rows,

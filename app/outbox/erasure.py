@@ -23,9 +23,11 @@ from sqlalchemy import Connection
 
 from app import ids
 from app.audit.row_macs import ERASURES, RowMacs, RowSelection
+from app.clock import instant
 from app.database.driver import DIALECTS, Cursor
 from app.encryption import BodyCipher
-from app.model import ERASES, Removed
+from app.errors import Erased
+from app.model import ERASES, NewItem, Removed
 from app.outbox import logins, retention, run_choices, search_index
 
 USER, DEVICE = "u", "d"
@@ -85,13 +87,18 @@ class ActiveErasures:
             rows = connection.exec_driver_sql(SELECT_ERASURES)
             self._keep(version, [(alias, until) for alias, until in rows])
 
-    def has(self, app: str, subject: str, now: int) -> bool:
-        """Return whether a subject is erased, according to the copy in memory."""
-        return self._make_check(app, now).has(subject)
+    def find_ends(self, app: str, subjects: Iterable[str], now: int) -> dict[str, int]:
+        """Return the ends of subjects' erasures, by subject, according to the copy in memory.
 
-    def predicate(self, app: str, now: int) -> Callable[[str], bool] | None:
-        """Return a function that tells whether a subject is erased; None if nobody is."""
-        return self._make_check(app, now).has if self.ends_by_alias else None
+        Subjects that are not erased are left out.
+        """
+        check = self._make_check(app, now)
+        ends = {subject: check.find_end(subject) for subject in subjects}
+        return {subject: end for subject, end in ends.items() if end is not None}
+
+    def end_finder(self, app: str, now: int) -> Callable[[str], int | None] | None:
+        """Return a function that finds the end of a subject's erasure; None if nobody is erased."""
+        return self._make_check(app, now).find_end if self.ends_by_alias else None
 
     def _keep(self, version: int, rows: Iterable[tuple[bytes, int]]) -> None:
         self.ends_by_alias = {bytes(alias): until for alias, until in rows}
@@ -123,9 +130,26 @@ class ErasureCheck:
 
     def has(self, subject: str) -> bool:
         """Return whether a subject is erased, as a user, as a device or by this call."""
-        user = as_user(subject)
-        ends_at = self._ends_by_alias.get(self._alias(user), 0)
-        return ends_at > self._now or user in self._erased_by_call
+        return self.find_end(subject) is not None or as_user(subject) in self._erased_by_call
+
+    def find_end(self, subject: str) -> int | None:
+        """Return until when items of an erased subject are refused; None if it is not erased.
+
+        An erasure by this call is not stored yet, and not found.
+        """
+        end = self._ends_by_alias.get(self._alias(as_user(subject)), 0)
+        return end if end > self._now else None
+
+
+def refusal(ends: Iterable[int | None]) -> Erased:
+    """Return the error for a call that names erased subjects, which names the last of the ends."""
+    latest = max((end for end in ends if end is not None), default=None)
+    return Erased(None if latest is None else instant(latest))
+
+
+def subjects_of(item: NewItem) -> tuple[str, ...]:
+    """Return the subjects for whose erasure an item is refused."""
+    return item.subject, *logins.named(item.body)
 
 
 def as_user(subject: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -17,17 +18,18 @@ from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
 from app.encryption import NO_ENCRYPTION, BodyCipher
-from app.errors import CommitUnknown, QueueFull, StorageUnavailable
+from app.errors import CommitUnknown, Erased, QueueFull, StorageUnavailable
 from app.model import (
     ERASES,
     Acceptance,
     CallRecord,
+    Erasure,
     Item,
     Lease,
+    NewItem,
     ReadRequest,
     ReadResult,
     Receipt,
-    Removed,
     Settled,
     Status,
     Taken,
@@ -174,11 +176,11 @@ class Outbox:
         since = self._since(self._dedup_ms)
         return Accept(acceptance, since, self._cipher, self._erasures, self._macs, erasing)
 
-    async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Removed]]:
+    async def erase(self, acceptance: Acceptance) -> tuple[list[Taken], dict[str, Erasure]]:
         """Commit items of which some erase their subjects.
 
         The subjects' stored items are removed, and their new items are refused for a while. Return
-        the decisions, and what was removed by subject.
+        the decisions, and the erasures by subject.
         """
         self._require_space(acceptance)
         erased = {item.subject for item in acceptance.items if item.action == ERASES}
@@ -186,22 +188,21 @@ class Outbox:
         found = await self._find_items(acceptance.app, sorted(subjects))
         until = acceptance.accepted_at + self._erased_ms
         erase = Erase(self._accept(acceptance, erasing=self._erased_ms > 0), found, until)
-        taken, removed_by_subject = await _with_ids(
-            self._writer.write(erase), lambda result: result[0]
-        )
+        taken, erasures = await _with_ids(self._writer.write(erase), lambda result: result[0])
         self.queued += [kind for _, kind in taken].count("accepted")
         self._to_scrub = True
-        for removed in removed_by_subject.values():
+        for removed, record_id in erasures.values():
             self.queued -= removed.waiting
             log.info(
                 "subject.erased",
                 app=acceptance.app,
                 request_id=acceptance.request_id,
+                record_id=record_id,
                 **removed._asdict(),
             )
         _log_accepted(acceptance, taken)
         self.on_accepted()
-        return taken, removed_by_subject
+        return taken, erasures
 
     async def _find_items(self, app: str, subjects: Sequence[str]) -> erasure.SubjectItems:
         """Find all items of the subjects.
@@ -222,24 +223,38 @@ class Outbox:
         finally:
             self._erasure_lock.release()
 
-    async def erased(self, app: str, subjects: Collection[str]) -> list[str]:
-        """Return which of the subjects are erased, so that nothing may be sent for them now."""
+    async def erased(self, app: str, subjects: Collection[str]) -> dict[str, int]:
+        """Return which of the subjects are erased, so that nothing may be sent for them now.
 
-        def find(connection: Connection) -> list[str]:
+        For each, the time until which that applies (milliseconds).
+        """
+
+        def find(connection: Connection) -> dict[str, int]:
             self._erasures.refresh(connection)
-            now = self._clock()
-            return [subject for subject in subjects if self._erasures.has(app, subject, now)]
+            return self._erasures.find_ends(app, subjects, self._clock())
 
         return await self._read(find)
 
-    async def tells_erased(self, app: str) -> Callable[[str], bool] | None:
-        """Return a function that tells whether a subject is erased; None if nobody is."""
+    async def refusals(self, app: str, items: Sequence[NewItem]) -> list[Erased]:
+        """Return the error for each item that was refused because a user was erased.
 
-        def make_predicate(connection: Connection) -> Callable[[str], bool] | None:
+        It names the time until which that applies. Only then is that time read: a call without such
+        items does not pay for it.
+        """
+        subjects = [erasure.subjects_of(item) for item in items]
+        ends: Mapping[str, int] = {}
+        with suppress(StorageUnavailable):  # the refusal is decided, and stays one
+            ends = await self.erased(app, set[str]().union(*subjects))
+        return [erasure.refusal(map(ends.get, named)) for named in subjects]
+
+    async def find_erasure_ends(self, app: str) -> Callable[[str], int | None] | None:
+        """Return a function that finds the end of a subject's erasure; None if nobody is erased."""
+
+        def make_finder(connection: Connection) -> Callable[[str], int | None] | None:
             self._erasures.refresh(connection)
-            return self._erasures.predicate(app, self._clock())
+            return self._erasures.end_finder(app, self._clock())
 
-        return await self._read(make_predicate)
+        return await self._read(make_finder)
 
     def _least_now(self) -> int:
         """Return the time by which the end of an erasure's refusals is judged."""

@@ -1,6 +1,11 @@
 """Receipts for people and programs: find them, render them, and explain why an item waits."""
 
-from app.receipts.document import fresh_receipt, receipt_document, receipt_path
+from app.receipts.document import (
+    fresh_receipt,
+    receipt_document,
+    receipt_path,
+    statement_path,
+)
 from app.receipts.service import ReceiptService
 from app.receipts.wait_reasons import WaitExplanation, explain_all
 
@@ -11,4 +16,5 @@ __all__ = [
     "fresh_receipt",
     "receipt_document",
     "receipt_path",
+    "statement_path",
 ]

@@ -1,25 +1,29 @@
 """Receipts as JSON: the one place that renders them, for HTTP, commands and console."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from app.clock import instant
-from app.model import Receipt, Removed
+from app.model import ERASURE_RECORD, Receipt
 from app.receipts.wait_reasons import WaitExplanation
+
+NOTHING_ERASED: Mapping[str, Any] = MappingProxyType({})
 
 
 def receipt_document(
     receipt: Receipt,
-    removed: Removed | None = None,
+    erased: Mapping[str, Any] = NOTHING_ERASED,
     explanation: WaitExplanation | None = None,
     *,
     prefix: str,
 ) -> dict[str, Any]:
     """Return a receipt as JSON; times are RFC 3339 in UTC with milliseconds.
 
-    `removed` is what an erasure has just removed, `explanation` is why the item waits, and `prefix`
-    is the path prefix under which the caller reaches the gateway.
+    `erased` has the fields about an erasure that was just made, `explanation` is why the item
+    waits, and `prefix` is the path prefix under which the caller reaches the gateway.
     """
     document: dict[str, Any] = {
         "id": receipt.id,
@@ -30,8 +34,7 @@ def receipt_document(
         "acceptedAt": instant(receipt.accepted_at),
         "attempts": receipt.attempts,
     }
-    if removed is not None:
-        document["erased"] = _erased_document(removed)
+    document |= erased
     if receipt.settled_at is not None:
         document["settledAt"] = instant(receipt.settled_at)
     elif receipt.next_attempt_at is not None:
@@ -45,6 +48,9 @@ def receipt_document(
     elif receipt.settled_at is not None:
         document["leanplum"] = {"success": True}
     document |= receipt.notes or {}
+    record_id = document.pop(ERASURE_RECORD, None)
+    if record_id is not None:
+        document["statementHref"] = statement_path(record_id, prefix)
     document["href"] = receipt_path(receipt.id, prefix)
     return document
 
@@ -52,6 +58,11 @@ def receipt_document(
 def receipt_path(item_id: str, prefix: str) -> str:
     """Return the path of an item's receipt, as the caller reaches it."""
     return f"{prefix}/v1/receipts/{item_id}"
+
+
+def statement_path(record_id: int, prefix: str) -> str:
+    """Return the path of the statement of an erasure, as the caller reaches it."""
+    return f"{prefix}/v1/erasures/{record_id}"
 
 
 def _named(name: str, value: str | None) -> dict[str, str]:
@@ -65,22 +76,12 @@ def user_or_device(subject: str) -> dict[str, str]:
     return {} if kind is None else {kind: subject[1:]}
 
 
-def _erased_document(removed: Removed) -> dict[str, int]:
-    return {
-        "waiting": removed.waiting,
-        "inFlight": removed.in_flight,
-        "deadLetters": removed.dead_letters,
-        "receipts": removed.receipts,
-        "ids": removed.ids,
-    }
-
-
 def fresh_receipt(
     item_id: str,
     action: str,
     subject: str,
     accepted_at: int,
-    removed: Removed | None = None,
+    erased: Mapping[str, Any] = NOTHING_ERASED,
     *,
     notes: str | None = None,
     event: str | None = None,
@@ -99,7 +100,7 @@ def fresh_receipt(
             "status": "accepted",
             "acceptedAt": instant(accepted_at),
             "attempts": 0,
-            **({} if removed is None else {"erased": _erased_document(removed)}),
+            **erased,
             **(orjson.loads(notes) if notes is not None else {}),
             "href": receipt_path(item_id, prefix),
         }

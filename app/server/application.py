@@ -15,6 +15,7 @@ from app.api import (
     audit,
     batch,
     dead_letters,
+    erasures,
     events,
     keys,
     passthrough,
@@ -51,6 +52,7 @@ from app.tracking.plan.validate import NO_PLANS, Plans
 ROUTERS = (
     events.router,
     batch.router,
+    erasures.router,
     receipts.router,
     preview.router,
     passthrough.router,

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import NamedTuple
 
-from app.api import audit, batch, dead_letters, events, keys, passthrough, preview
+from app.api import audit, batch, dead_letters, erasures, events, keys, passthrough, preview
 from app.audit.service import AuditService
 from app.callers.key_service import KeyService, NotifyWorkers
 from app.compat.admission import BodyCredentials
@@ -41,6 +41,7 @@ class Handlers(NamedTuple):
     passthrough: passthrough.PassthroughHandler
     keys_handler: keys.KeyHandler
     audit_reader: audit.AuditReader
+    erasures: erasures.ErasureReader
     credentials: BodyCredentials
     sdk: endpoint.SdkEndpoint
     segment: SegmentEndpoint
@@ -79,9 +80,11 @@ def handlers_of(services: Services, notify_workers: NotifyWorkers) -> Handlers:
         authenticator, limiter, services.directory, bodies, services.sessions, services.apps
     )
     pages, streams = Pages(), Streams(access)
-    services.lifecycle.on_drain.append(streams.close)
+    services.lifecycle.on_drain.extend((streams.close, audit_service.stop_waiting))
     return Handlers(
-        items=events.ItemHandler(authenticator, bodies, services.ingest, receipt_service),
+        items=events.ItemHandler(
+            authenticator, bodies, services.ingest, receipt_service, audit_service
+        ),
         batches=batch.BatchHandler(
             authenticator,
             limiter,
@@ -104,6 +107,7 @@ def handlers_of(services: Services, notify_workers: NotifyWorkers) -> Handlers:
         ),
         keys_handler=keys.KeyHandler(authenticator, bodies, key_service),
         audit_reader=audit.AuditReader(authenticator, audit_service),
+        erasures=erasures.ErasureReader(authenticator, audit_service),
         credentials=credentials,
         sdk=endpoint.SdkEndpoint(
             authenticator,

@@ -66,7 +66,7 @@ class ForgetName:
 
     app: str
     name: Name
-    record: Callable[[Cursor], None]
+    record: Callable[[Cursor], object]
     rows: int = 2
 
     @classmethod
@@ -138,7 +138,7 @@ class NameStore:
         else:
             self.by_app[app].release(kept, ())
 
-    async def forget(self, app: str, name: Name, record: Callable[[Cursor], None]) -> bool:
+    async def forget(self, app: str, name: Name, record: Callable[[Cursor], object]) -> bool:
         """Forget a name; return whether it existed. It counts as new when it is used again."""
         existed = await self._writer.write(ForgetName(app, name, record))
         self.by_app[app].forget(name)

@@ -27,7 +27,7 @@ class Gateway:
     """One running gateway, as its callers and its database's owner see it."""
 
     def __init__(self, port: int, key: str, database: str) -> None:
-        self.key, self._engine = key, connect(database)
+        self.key, self.database, self._engine = key, database, connect(database)
         headers = {"Authorization": f"Bearer {key}"}
         self._http = httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False, timeout=30

@@ -22,6 +22,7 @@ APPS = "".join(
     for name in ("one", "two")
 )
 USER = "/v1/users/{userId}"
+ERASURE = "GET /v1/erasures/{recordId}"
 NEEDS = {
     "events:write": [
         "POST /v1/events", f"POST {USER}/states", f"POST {USER}/states/pause", f"POST {USER}/states/resume",
@@ -30,7 +31,7 @@ NEEDS = {
     ],
     "users:write": [f"PATCH {USER}", "PATCH /v1/devices/{deviceId}", f"PUT {USER}/traffic-source"],
     "messages:send": ["POST /v1/messages/{messageId}/send", "POST /v1/campaigns/{campaignId}/start"],
-    "users:erase": [f"PUT {USER}/block", f"DELETE {USER}/block", f"DELETE {USER}"],
+    "users:erase": [f"PUT {USER}/block", f"DELETE {USER}/block", f"DELETE {USER}", ERASURE],
     "users:read": [f"GET {USER}"],
     "content:read": [
         f"GET {USER}/variables", "GET /v1/messages", "GET /v1/messages/{id}", "GET /v1/ab-tests",
@@ -63,7 +64,7 @@ NEEDS = {
 }  # fmt: skip
 RIGHT = {operation: scope for scope, operations in NEEDS.items() for operation in operations}
 OF_NO_APP = {one for one in NEEDS["keys:manage"] if "/v1/keys" in one or one == "GET /v1/apps"}
-OF_NO_APP |= {one for one in NEEDS["audit:read"] if "/v1/audit" in one}
+OF_NO_APP |= {one for one in NEEDS["audit:read"] if "/v1/audit" in one} | {ERASURE}
 QUERIES = {"GET /v1/audit/consistency": "?from=1&to=1"}  # what is required
 # Need the scope of each item's own action: test_callers_auth.py
 EACH_ITEM = ("POST /v1/batch", "POST /v1/preview")

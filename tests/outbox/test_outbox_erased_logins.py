@@ -71,7 +71,7 @@ def test_a_dead_letter_that_names_the_user_gives_its_content_up_and_others_don_t
         )
         await at.accept(other_app, app="other")
         await settle(at, await at.waiting(), Status.REJECTED)
-        removed = (await at.outbox.erase(at.call(gone(item_id="e1"))))[1]["uann"]
+        removed = (await at.outbox.erase(at.call(gone(item_id="e1"))))[1]["uann"].removed
         assert (removed.dead_letters, removed.waiting) == (2, 0)
         assert [
             one.id for one in await at.outbox.dead_letters.find("default", DeadLetterFilter())

@@ -4,9 +4,11 @@ on at once.
 
 import asyncio
 
+import orjson
 import pytest
 
-from app.model import NewItem, Postponed, Removed, Settled, Status
+from app.clock import instant
+from app.model import Erasure, NewItem, Postponed, Removed, Settled, Status
 from app.outbox import search_index
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.retention import RetentionLimits
@@ -39,11 +41,19 @@ def rows(at: Opened) -> str:
 def test_everything_of_the_user_goes_but_the_item_that_erases(database: str) -> None:
     async def body(at: Opened) -> None:
         await of_every_kind(at)
-        (taken, removed) = await at.outbox.erase(at.call(gone(item_id="e1")))
+        (taken, erasures) = await at.outbox.erase(at.call(gone(item_id="e1")))
         assert taken == [("e1", "accepted")]
-        assert removed == {
-            "uann": Removed(waiting=2, in_flight=1, dead_letters=1, receipts=2, ids=4)
-        }
+        removed = Removed(waiting=2, in_flight=1, dead_letters=1, receipts=2, ids=4)
+        newest = at.one("SELECT max(seq) FROM audit_records")
+        assert isinstance(newest, int)
+        assert erasures == {"uann": Erasure(removed, newest)}
+        record = orjson.loads(str(at.one(f"SELECT record FROM audit_records WHERE seq = {newest}")))
+        (stated,) = record["unmapped"]["erasures"]
+        assert stated["removed"] == removed.document()
+        assert stated["refusedUntil"] == instant(at.now + 1_000)
+        receipt = await at.outbox.receipt("default", "e1")
+        assert receipt is not None
+        assert receipt.notes == {"erasureRecord": newest}
         assert [(item.subject, item.action) for item in await at.waiting()] == [
             ("ubob", "track"),
             ("uann", "deleteUser"),
@@ -112,14 +122,47 @@ def test_items_of_the_user_are_refused_until_the_time_is_over_and_only_of_that_u
             ("a", "erased"),
         ]
         assert [kind for _, kind in await at.accept(track(), app="other")] == ["accepted"]
-        assert await at.outbox.erased("default", {"uann", "ubob"}) == ["uann"]
+        assert await at.outbox.erased("default", {"uann", "ubob"}) == {"uann": at.now + 1_000}
         at.now += 999
         assert await at.accept(track(item_id="a")) == [("a", "erased")]
         at.now += 1
         assert await at.accept(track(item_id="a")) == [("a", "accepted")]
-        assert await at.outbox.erased("default", {"uann"}) == []
+        assert await at.outbox.erased("default", {"uann"}) == {}
         await at.outbox.sweep(RetentionLimits(0, 0))
         assert at.one("SELECT count(*) FROM erasures") == 0
+
+    with_outbox(database, body, erased_ms=1_000)
+
+
+def test_a_refusal_names_the_time_until_which_it_applies_the_later_one_of_two_users(
+    database: str,
+) -> None:
+    async def body(at: Opened) -> None:
+        first = instant(at.now + 1_000)
+        await at.accept(gone())
+        at.now += 500
+        second = instant(at.now + 1_000)
+        await at.accept(gone("bob"))
+        login = NewItem("ubob", "setUserAttributes", '{"newUserId":"ann","userId":"bob"}')
+        refusals = await at.outbox.refusals("default", [track(), track("bob"), login])
+        for refusal, until in zip(refusals, (first, second, second), strict=True):
+            assert f"refused until {until} (" in refusal.detail
+        at.now += 1_000
+        (over,) = await at.outbox.refusals("default", [track()])
+        assert "refused for a while" in over.detail
+
+    with_outbox(database, body, erased_ms=1_000)
+
+
+def test_a_refusal_stays_one_while_the_time_cannot_be_read(database: str) -> None:
+    async def body(at: Opened) -> None:
+        await at.accept(gone())
+        with at.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE sequence RENAME TO moved")
+        (refusal,) = await at.outbox.refusals("default", [track()])
+        assert "refused for a while" in refusal.detail
+        with at.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE moved RENAME TO sequence")
 
     with_outbox(database, body, erased_ms=1_000)
 
@@ -179,7 +222,7 @@ def test_what_another_process_erased_is_refused_here_by_the_very_next_call(datab
             assert [kind for _, kind in await at.accept(track())] == ["accepted"]
             await other.accept(gone())
             assert [kind for _, kind in await at.accept(track())] == ["erased"]
-            assert await at.outbox.erased("default", {"uann"}) == ["uann"]
+            assert await at.outbox.erased("default", {"uann"}) == {"uann": other.now + 60_000}
 
     with_outbox(database, body, erased_ms=60_000)
 

@@ -1,5 +1,6 @@
 """The examples of docs/erasure.md and docs/encryption.md do what they say."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.settings import Settings
-from tests.support.processes import serving
+from tests.support.processes import ended, serving
+from tests.support.wait import until
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ERASURE, ENCRYPTION = (DOCS / "erasure.md").read_text(), (DOCS / "encryption.md").read_text()
@@ -45,6 +47,17 @@ def test_the_key_is_made_and_the_user_erased_as_written(tmp_path: Path) -> None:
         assert '"erased":{"waiting":1,"inFlight":0,"deadLetters":0,"receipts":0,"ids":1}' in told
         (shown,) = re.findall(r'"erased":\{.*?\}', ERASURE)
         assert re.sub(r"\d+", "0", shown) in re.sub(r"\d+", "0", told)
+        href = json.loads(told)["statementHref"]
+        until(lambda: gateway.call("GET", href).status_code == 200)
+        statement = gateway.call("GET", href)
+        public = statement.json()["publicKey"]
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "statement.json").write_bytes(statement.content)
+        verify = command(ERASURE, "python -m app").removeprefix("python -m app ")
+        verify_words = [word.replace('"$PUBLIC"', public) for word in verify.split()]
+        done = ended(elsewhere, *verify_words)
+        assert (done.returncode, "items not sent yet: 1" in done.stdout) == (0, True), done
 
 
 @pytest.mark.parametrize("page", [ERASURE, ENCRYPTION])

@@ -43,7 +43,7 @@ def gateway(
     tmp_path_factory: pytest.TempPathFactory, leanplum: str, request: pytest.FixtureRequest
 ) -> Iterator[Process]:
     """Two accepting workers and a delivering one, which no test here stops."""
-    settings = dict[str, str | None]()
+    settings: dict[str, str | None] = {"LEANPLUM_DEVELOPMENT_KEY": "dev_sandbox"}
     if request.param == "PostgreSQL":
         server: Server = request.getfixturevalue("postgresql_server")
         settings["GATEWAY_DATABASE_URL"] = server.empty()
@@ -78,6 +78,17 @@ def test_every_item_that_any_worker_accepts_is_delivered(gateway: Process, leanp
         )
     assert [answer.status_code for answer in answers] == [202] * 60
     until(lambda: all(values(leanplum, f"{mark}-{number}") == [number] for number in numbers))
+
+
+def test_a_worker_that_seals_nothing_itself_tells_the_statement_of_an_erasure(
+    gateway: Process,
+) -> None:
+    found = gateway.call("DELETE", "/v1/users/erased-by-a-worker?fullErasure=true").json()
+    assert ("statement" in found) != ("statementPending" in found)
+    href = found["statementHref"]
+    until(lambda: gateway.call("GET", href).status_code == 200)
+    (erasure,) = gateway.call("GET", href).json()["erasures"]
+    assert (erasure["removed"], erasure["fullErasure"]) == (found["erased"], True)
 
 
 def test_metrics_are_those_of_all_workers(gateway: Process) -> None:

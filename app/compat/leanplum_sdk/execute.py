@@ -23,7 +23,7 @@ from app.compat.leanplum_sdk.request import (
 )
 from app.compat.leanplum_sdk.steps import AcceptedOrRelayed, CallExecution, StepExecutor
 from app.enrichment.service import EnrichmentService
-from app.errors import Forbidden, GatewayError
+from app.errors import Erased, Forbidden, GatewayError
 from app.http import (
     JOB_ID_FIELDS,
     Authenticator,
@@ -131,7 +131,7 @@ class EntryExecutor:
             await StepExecutor(self._entry_relay, acceptor, execution).run()
         elif entries:
             items = [entry for entry in entries.values() if isinstance(entry, NewItem)]
-            _answer_taken(call, reply, entries, await acceptor.accept(items))
+            _answer_taken(call, reply, entries, *await acceptor.accept(items))
         await self._learn_names(item_steps, reply, classified)
         for answer in reply.entries:
             if answer is not None and not JOB_ID_FIELDS.isdisjoint(answer):
@@ -236,8 +236,8 @@ class _CallAcceptor:
                     raise Forbidden(refused.reason)
         return current
 
-    async def accept(self, items: list[NewItem]) -> Sequence[Taken]:
-        """Accept items durably; return the outcome of each.
+    async def accept(self, items: list[NewItem]) -> tuple[Sequence[Taken], Sequence[Erased]]:
+        """Accept items durably; return the outcome of each, and the errors for erased users.
 
         A repeat is recognised by its reqId and uuid; two contents with the same are two items.
         Raises StorageUnavailable, and CommitUnknown when the commit may have been made.
@@ -248,7 +248,7 @@ class _CallAcceptor:
             renamed = [_identify_by_content(items[place]) for place in conflicts]
             for place, outcome in zip(conflicts, await self._commit(renamed), strict=True):
                 taken[place] = outcome
-        return taken
+        return taken, await self.ingest.refusals(self.app, items, taken)
 
     async def _commit(self, items: list[NewItem]) -> Sequence[Taken]:
         caller = self.confirm({item.action for item in items})
@@ -394,15 +394,20 @@ def _compare_as_sent(
 
 
 def _answer_taken(
-    call: SdkCall, reply: response.Reply, places: Iterable[int], taken: Sequence[Taken]
+    call: SdkCall,
+    reply: response.Reply,
+    places: Iterable[int],
+    taken: Sequence[Taken],
+    erased: Sequence[Erased],
 ) -> None:
     """Answer the accepted entries at these places."""
+    refusals = iter(erased)
     for place, (_, outcome) in zip(places, taken, strict=True):
         sent = call.entries[place]
         if outcome != "erased":
             reply.entries[place] = response.render_success(sent)
             continue
-        answer = answer_erased(call, sent)
+        answer = answer_erased(call, sent, next(refusals))
         reply.entries[place] = answer.entry
         if not call.batch:
             reply.status = answer.status

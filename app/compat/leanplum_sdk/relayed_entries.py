@@ -26,6 +26,7 @@ from app.leanplum import replies
 from app.leanplum.client import LeanplumResponse
 from app.leanplum.mapping import without_detection
 from app.model import App, KeyKind
+from app.outbox import erasure
 from app.outbox.outbox import Outbox
 from app.relay.answers import EntryAnswer
 from app.relay.service import Relay, RelayedCall
@@ -57,9 +58,9 @@ class EntryRelay:
     relay: Relay
     outbox: Outbox
 
-    async def find_erased(self, app: App, subjects: Collection[str]) -> set[str]:
-        """Return the subjects that were erased."""
-        return set(await self.outbox.erased(app.name, subjects)) if subjects else set()
+    async def find_erased(self, app: App, subjects: Collection[str]) -> Mapping[str, int]:
+        """Return the subjects that were erased, each with the end of its erasure."""
+        return await self.outbox.erased(app.name, subjects) if subjects else {}
 
     async def exchange(self, group: RelayedGroup) -> list[EntryAnswer]:
         """Relay entries; return the answer to each.
@@ -71,13 +72,17 @@ class EntryRelay:
         # A single user is checked by the relay itself.
         erased = await self.find_erased(group.app, subjects if len(subjects) > 1 else ())
         answers = {
-            place: answer_erased(group.call, entry.entry)
+            place: answer_erased(
+                group.call, entry.entry, erasure.refusal(map(erased.get, entry.subjects))
+            )
             for place, entry in enumerate(group.entries)
             if not entry.subjects.isdisjoint(erased)
         }
         patience = group.patience
         while unanswered := [place for place in range(len(group.entries)) if place not in answers]:
-            subjects = set[str]().union(*(group.awaited[place] for place in unanswered)) - erased
+            subjects = (
+                set[str]().union(*(group.awaited[place] for place in unanswered)).difference(erased)
+            )
             entries = [group.entries[place] for place in unanswered]
             sent_answers, waiting = await self._send(group, entries, subjects, patience)
             by_place = dict(zip(unanswered, sent_answers, strict=True))
@@ -128,9 +133,9 @@ class EntryRelay:
         return _parse_answers(sent, answer, call), frozenset()
 
 
-def answer_erased(call: SdkCall, sent: Any) -> EntryAnswer:
+def answer_erased(call: SdkCall, sent: Any, refusal: Erased) -> EntryAnswer:
     """Return the answer to an entry whose user was erased."""
-    entry = response.render_failure(Erased().detail, sent)
+    entry = response.render_failure(refusal.detail, sent)
     return EntryAnswer(entry, 200 if call.batch else GONE)
 
 

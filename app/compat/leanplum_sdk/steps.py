@@ -23,7 +23,9 @@ from app.compat.leanplum_sdk.call_plan import (
 from app.compat.leanplum_sdk.classify import RelayedEntry
 from app.compat.leanplum_sdk.relayed_entries import EntryRelay, RelayedGroup, answer_erased
 from app.compat.leanplum_sdk.request import SdkCall, to_text
+from app.errors import Erased
 from app.model import App, NewItem, Taken
+from app.outbox import erasure
 from app.outbox.logins import named
 from app.relay.answers import EntryAnswer, PendingAnswer
 from app.relay.service import EXPORT_USER, PATIENCE_SECONDS
@@ -55,8 +57,8 @@ RunningCalls = dict[asyncio.Task[list[EntryAnswer]], SharedCall]
 class Acceptor(Protocol):
     """The part of a call's execution that accepts items durably."""
 
-    async def accept(self, items: list[NewItem]) -> Sequence[Taken]:
-        """Accept items; return the outcome of each."""
+    async def accept(self, items: list[NewItem]) -> tuple[Sequence[Taken], Sequence[Erased]]:
+        """Accept items; return the outcome of each, and the errors for those of erased users."""
         ...
 
     def confirm(self, actions: Iterable[str]) -> object:
@@ -170,7 +172,8 @@ class StepExecutor:
         for place, other in others.items():
             answer = _answer_by_now(other)
             if place in erased:
-                self._answer(place, answer_erased(self._call, self._call.entries[place]))
+                sent = self._call.entries[place]
+                self._answer(place, answer_erased(self._call, sent, erased[place]))
             elif answer is None:
                 self._fail([place], TOO_LATE)
             elif isinstance(self._entries[place], RelayedEntry):
@@ -192,8 +195,8 @@ class StepExecutor:
             if not self._claims.retry_abandoned():
                 return
 
-    async def _find_erased(self, places: Iterable[int]) -> set[int]:
-        """Return the places whose users were erased: earlier answers were erased with them.
+    async def _find_erased(self, places: Iterable[int]) -> dict[int, Erased]:
+        """Return the error for each place whose user was erased, and earlier answers as well.
 
         An export only reads a user, and is answered for erased users, too.
         """
@@ -202,18 +205,24 @@ class StepExecutor:
             for place in places
             if to_text(self._call.entries[place].get("action")) != EXPORT_USER
         }
-        erased = await self._relay.find_erased(self._app, set[str]().union(*subjects_of.values()))
-        return {place for place, subjects in subjects_of.items() if not subjects.isdisjoint(erased)}
+        ends = await self._relay.find_erased(self._app, set[str]().union(*subjects_of.values()))
+        return {
+            place: erasure.refusal(map(ends.get, subjects))
+            for place, subjects in subjects_of.items()
+            if not subjects.isdisjoint(ends)
+        }
 
     # --- accepting -------------------------------------------------------------------------------
 
     async def _accept_items(self, places: Sequence[int]) -> None:
         entries = [self._entries[place] for place in places]
         items = [entry for entry in entries if isinstance(entry, NewItem)]
-        taken = await self._acceptor.accept(items)
+        taken, erased = await self._acceptor.accept(items)
+        refusals = iter(erased)
         for place, item, (_, outcome) in zip(places, items, taken, strict=True):
             if outcome == "erased":
-                self._answer(place, answer_erased(self._call, self._call.entries[place]))
+                sent = self._call.entries[place]
+                self._answer(place, answer_erased(self._call, sent, next(refusals)))
                 continue
             self._answer_success(place)
             self._new_items[item.subject] += outcome == "accepted"

@@ -9,7 +9,7 @@ from starlette.types import Send
 from app.compat.leanplum_sdk import classify, response
 from app.compat.leanplum_sdk.request import SdkCall, to_text
 from app.enrichment.relayed_calls import RelayedCallPrivacy, permit_import
-from app.errors import Erased, Forbidden, Invalid, Malformed
+from app.errors import Forbidden, Invalid, Malformed
 from app.http import (
     BROWSER_GUARDS,
     NO_STORE,
@@ -24,6 +24,7 @@ from app.http import (
 from app.leanplum.actions import ACTIONS
 from app.leanplum.client import FilePart
 from app.model import ERASES, App, Caller, KeyKind
+from app.outbox import erasure
 from app.outbox.outbox import Outbox
 from app.relay.service import Relay
 
@@ -107,8 +108,8 @@ class TransferHandler:
         try:
             await permit_import(app, caller, default_action, rows)
             self._privacy.apply(app, caller, call.action, call.args)
-            is_erased = await self._outbox.tells_erased(app.name)
-            rows = await self._privacy.rows(app, caller, rows, default_action, is_erased)
+            find_end = await self._outbox.find_erasure_ends(app.name)
+            rows = await self._privacy.rows(app, caller, rows, default_action, find_end)
         except Invalid as error:
             raise Malformed(f"The CSV {error.faults[0].detail}.") from None
         fields = _select_fields(call)
@@ -161,10 +162,10 @@ class TransferHandler:
 
     async def _refuse_erased(self, app: App, classified: classify.ClassifiedEntry) -> None:
         """Raise Erased when the call names an erased user."""
-        if isinstance(classified, classify.RelayedEntry) and await self._outbox.erased(
-            app.name, classified.subjects
-        ):
-            raise Erased
+        if not isinstance(classified, classify.RelayedEntry):
+            return
+        if ends := await self._outbox.erased(app.name, classified.subjects):
+            raise erasure.refusal(ends.values())
 
     def _refuse_bucket(self, app: App, caller: Caller) -> None:
         """Raise Malformed when privacy rules could not be applied to the rows of a bucket."""

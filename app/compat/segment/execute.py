@@ -11,7 +11,7 @@ from app.audit.records import MOST_USERS
 from app.clock import now_ms
 from app.compat.segment import classify, mapping, request, response
 from app.enrichment.service import EnrichmentService
-from app.errors import Erased, GatewayError
+from app.errors import GatewayError
 from app.http import RequestContext, require_scope
 from app.ingest import (
     CallSteps,
@@ -65,9 +65,12 @@ class MessageExecutor:
                 refused=refused,
                 batch=True,
             )
+            erased = iter(await self._ingest.refusals(app, items, taken))
             kinds = iter([kind for _, kind in taken])
             outcomes = [
-                Erased() if isinstance(outcome, NewItem) and next(kinds) == "erased" else outcome
+                next(erased)
+                if isinstance(outcome, NewItem) and next(kinds) == "erased"
+                else outcome
                 for outcome in outcomes
             ]
         self._report(context, call, outcomes)
