@@ -43,6 +43,7 @@ check: .venv/.dev ## Look at everything that is checked without running it
 	$(BIN)/mypy --strict --no-error-summary app bench tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m app openapi --check
+	$(BIN)/python -m app settings --docs --check
 
 format: .venv/.dev ## Format the code and mend what can be mended
 	@$(BIN)/ruff format
