@@ -4,7 +4,7 @@ Names, defaults, accepted values and descriptions are those of `Settings`; only 
 headings are here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import wrap
 from typing import Any, Literal, get_args, get_origin
@@ -130,17 +130,22 @@ def accepted(name: str) -> str:
 
 
 def _number(field: FieldInfo) -> str:
-    kind, shown = "number", str
+    kind = "number"
+    shown: Callable[[Any], str] = _plain
     if _is_converted_by(field, units.seconds):
         kind, shown = "duration", units.format_seconds
     elif _is_converted_by(field, units.size):
         kind, shown = "size", units.format_size
     least, above, most = (_bound(field, bound) for bound in ("ge", "gt", "le"))
     if least is not None and most is not None:
-        return f"{kind}, {least:g} to {shown(most)}"
+        return f"{kind}, {_plain(least)} to {shown(most)}"
     if above is not None and most not in (None, MOST_SECONDS):
         return f"{kind}, up to {shown(most)}"
     return f"{kind}, at least 1" if kind == "number" else kind
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"
 
 
 def _bound(field: FieldInfo, bound: str) -> Any:

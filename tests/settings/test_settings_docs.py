@@ -85,7 +85,10 @@ def test_the_command_writes_both_and_check_only_compares(tmp_path: Path) -> None
     page.write_text(f"# Mine\n\n{documentation.BEGIN}\nold\n{documentation.END}\nrest\n")
     stale = ended(tmp_path, "settings", "--docs", "--check")
     assert stale.returncode == 1
-    assert "docs/settings.md and .env.example are not up to date: run python -m app settings --docs" in stale.stderr
+    assert (
+        "docs/settings.md and .env.example are not up to date: run python -m app settings --docs"
+        in stale.stderr
+    )
     assert not (tmp_path / ".env.example").exists()
     assert ended(tmp_path, "settings", "--docs").returncode == 0
     assert ended(tmp_path, "settings", "--docs", "--check").returncode == 0
@@ -102,6 +105,9 @@ def test_what_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> None:
     unmarked = ended(tmp_path, "settings", "--docs")
     alone = ended(tmp_path, "settings", "--check")
     assert [done.returncode for done in (missing, unmarked, alone)] == [2, 2, 2]
-    assert missing.stderr == "leanplum-gateway: docs/settings.md: can't be used: No such file or directory\n"
+    assert (
+        missing.stderr
+        == "leanplum-gateway: docs/settings.md: can't be used: No such file or directory\n"
+    )
     assert "docs/settings.md: has no generated part" in unmarked.stderr
     assert alone.stderr == "leanplum-gateway: --check needs --docs\n"
