@@ -151,9 +151,7 @@ def openapi(
     _write_generated(texts, "openapi", check=check, as_json=as_json)
 
 
-def _write_generated(
-    texts: dict[Path, str], command: str, *, check: bool, as_json: bool
-) -> None:
+def _write_generated(texts: dict[Path, str], command: str, *, check: bool, as_json: bool) -> None:
     """Write the files that are not up to date, or with `check` only report them.
 
     Raises CheckFailed if `check` finds one, StartRefused if a file cannot be used.
