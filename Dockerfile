@@ -20,8 +20,13 @@ COPY app /srv/app
 RUN python -m compileall -q --invalidation-mode unchecked-hash /venv/lib /srv/app
 
 FROM python:3.13-slim-trixie
+# REVISION is the commit: --build-arg REVISION=$(git rev-parse HEAD). The version is that of app/__init__.py; a test compares.
+ARG REVISION=""
 LABEL org.opencontainers.image.title="leanplum-gateway" \
-      org.opencontainers.image.description="A durable gateway from your backends to Leanplum"
+      org.opencontainers.image.description="A durable gateway from your backends to Leanplum" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.13-slim-trixie"
 COPY --from=build /venv /venv
 COPY --from=build /srv /srv
 # The default databases are under ./data, the real one beside the sandbox's; here that is the volume.

@@ -5,7 +5,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 # UPGRADE=--upgrade makes `make lock` take the newest versions; without it only what pyproject.toml asks for changes.
-LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --quiet $(UPGRADE)
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet $(UPGRADE)
+LOCK := $(COMPILE) pyproject.toml
 
 # Tests start hundreds of processes, and pytest rewrites hundreds of files: each is compiled once, not each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -14,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 IN_MEMORY := $(shell { test "$$(df -k --output=avail /dev/shm | tail -1)" -gt 6000000 && echo TMPDIR=/dev/shm; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fast soak check format bench bench-check lock clean
+.PHONY: help run test fast soak check format bench bench-check docs sbom lock clean
 
 help: ## List these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -23,7 +24,7 @@ run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_POR
 	@$(BIN)/python -m app serve --sandbox $(ARGS)
 
 # Two workers a core: many tests wait for the processes that they start.
-test: .venv/.dev .venv/.clients .venv/.sdks ## Run all tests; ARGS="-k name" picks some
+test: .venv/.dev .venv/.clients .venv/.docs .venv/.sbom .venv/.sdks ## Run all tests; ARGS="-k name" picks some
 	@$(IN_MEMORY) $(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS)
 
 # Tests of single parts: no gateway, no other processes, database servers, browsers or client libraries.
@@ -43,6 +44,7 @@ check: .venv/.dev ## Look at everything that is checked without running it
 	$(BIN)/mypy --strict --no-error-summary app bench tests
 	$(BIN)/lint-imports
 	$(BIN)/python -m app openapi --check
+	$(BIN)/python -m app settings --docs --check
 
 format: .venv/.dev ## Format the code and mend what can be mended
 	@$(BIN)/ruff format
@@ -54,9 +56,27 @@ bench: .venv/.dev ## Measure throughput, latency and memory; ARGS=--quick for a 
 bench-check: .venv/.dev ## Measure, and fail if a ratio fell by more than 15 % against bench/ratios.json; on a quiet machine
 	@$(BIN)/python -m bench --check $(ARGS)
 
+# The pages keep their places, so that their links lead to each other in the tree and in the site.
+SITE := build/site
+PAGES := .env.example README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md bench/README.md deploy docs openapi
+docs: .venv/.docs ## Build the documentation as a site in build/site; a broken link or anchor fails
+	@rm -rf $(SITE) $(SITE).pages && mkdir -p $(SITE).pages && tar -cf - $(PAGES) | tar -xf - -C $(SITE).pages
+	@PYTHONPATH=.venv/docs PAGES=$(abspath $(SITE)).pages NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir $(abspath $(SITE))
+
+PIP_AUDIT := pip-audit
+sbom: .venv/.sbom ## List what the image installs in build/sbom.cdx.json (CycloneDX), and its known vulnerabilities if pip-audit is installed
+	@mkdir -p build
+	@sed "s/^dynamic = .*/version = \"$$($(BIN)/python -c 'import app; print(app.__version__)')\"/" pyproject.toml >build/sbom.toml
+	@PYTHONPATH=.venv/sbom $(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject build/sbom.toml --output-reproducible --output-file build/sbom.cdx.json requirements.lock
+	@echo 'build/sbom.cdx.json is written.'
+	@if command -v $(PIP_AUDIT) >/dev/null; then $(PIP_AUDIT) --disable-pip --require-hashes --requirement requirements.lock; \
+	else echo '$(PIP_AUDIT) is not installed: known vulnerabilities are not looked up.'; fi
+
 lock: .venv/.dev ## Write the locks anew from pyproject.toml; UPGRADE=--upgrade takes newer versions
 	@$(LOCK) --output-file requirements.lock
 	@$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(COMPILE) --group docs --output-file requirements-docs.lock
+	@$(COMPILE) --group sbom --output-file requirements-sbom.lock
 
 clean: ## Remove what these commands made, but not data/
 	@rm -rf .venv $(NODE_FOLDERS:=/node_modules) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
@@ -79,6 +99,12 @@ clean: ## Remove what these commands made, but not data/
 CLIENTS := tests/sdk/leanplum.txt tests/sdk/python-leanplum.txt tests/openapi/openapi-python-client.txt
 .venv/.clients: $(CLIENTS) .venv/.dev
 	@for list in $(CLIENTS); do $(PIP_INSTALL) --no-deps --upgrade --target .venv/clients/$$(basename $$list .txt) --requirement $$list || exit; done
+	@touch $@
+
+# Both need other versions of libraries than the gateway.
+.venv/.docs .venv/.sbom: .venv/.%: requirements-%.lock | .venv/bin/python
+	@echo 'Installing requirements-$*.lock into .venv/$* …' >&2
+	@$(PIP_INSTALL) --no-deps --upgrade --target .venv/$* --requirement requirements-$*.lock
 	@touch $@
 
 NODE_FOLDERS := tests/browser tests/openapi tests/sdk tests/segment

@@ -19,6 +19,13 @@ Directory = Annotated[Path, typer.Argument(help="The directory for openapi.json"
 Check = Annotated[
     bool, typer.Option("--check", help="Only check that the file is up to date; exit with 1 if not")
 ]
+Docs = Annotated[
+    bool, typer.Option("--docs", help="Write docs/settings.md and .env.example instead")
+]
+DocsCheck = Annotated[
+    bool, typer.Option("--check", help="With --docs: only check that the files are up to date")
+]
+SETTINGS_PAGE, ENV_EXAMPLE = Path("docs/settings.md"), Path(".env.example")
 
 
 def register(cli: typer.Typer) -> None:
@@ -101,13 +108,31 @@ def migrate(as_json: AsJson = False) -> None:
         print_text(f"The database has the newest schema ({version}).")
 
 
-def show_settings(as_json: AsJson = False) -> None:
+def show_settings(docs: Docs = False, check: DocsCheck = False, as_json: AsJson = False) -> None:
     """Show every setting with its source; secrets are masked."""
     from app.settings import read, table
 
+    if docs:
+        _write_settings_docs(check=check, as_json=as_json)
+        return
+    if check:
+        raise StartRefused("--check needs --docs")
     rows = table(load_settings(), read())
     header = ("SETTING", "VALUE", "SOURCE", "FILE")
     print_rows(rows, header, _setting_row, as_json=as_json, empty="No settings.")
+
+
+def _write_settings_docs(*, check: bool, as_json: bool) -> None:
+    from app.settings import documentation
+
+    try:
+        page = documentation.page(SETTINGS_PAGE.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _unusable(SETTINGS_PAGE, error) from None
+    except ValueError as error:
+        raise StartRefused(f"{SETTINGS_PAGE}: {error}") from None
+    texts = {SETTINGS_PAGE: page, ENV_EXAMPLE: documentation.env_example()}
+    _write_generated(texts, "settings --docs", check=check, as_json=as_json)
 
 
 def _setting_row(row: dict[str, str]) -> tuple[str, ...]:
@@ -122,20 +147,52 @@ def openapi(
     from app.server.openapi.text import render
     from app.settings import Settings
 
-    path = directory / "openapi.json"
-    text = render(create_app(Settings()).openapi())
-    try:
-        is_current = path.exists() and path.read_text() == text
-        if not check and not is_current:
-            directory.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    except OSError as error:
-        raise StartRefused(f"{path}: can't be used: {error.strerror}") from None
+    texts = {directory / "openapi.json": render(create_app(Settings()).openapi())}
+    _write_generated(texts, "openapi", check=check, as_json=as_json)
+
+
+def _write_generated(texts: dict[Path, str], command: str, *, check: bool, as_json: bool) -> None:
+    """Write the files that are not up to date, or with `check` only report them.
+
+    Raises CheckFailed if `check` finds one, StartRefused if a file cannot be used.
+    """
+    stale = [path for path, text in texts.items() if not _is_current(path, text)]
+    if not check:
+        for path in stale:
+            _write(path, texts[path])
     if as_json:
-        print_json({"path": str(path), "changed": not is_current})
-    elif is_current:
+        documents = [{"path": str(path), "changed": path in stale} for path in texts]
+        print_json(documents if len(documents) > 1 else documents[0])
+    else:
+        for path in texts:
+            _print_result(path, is_stale=path in stale, check=check)
+    if check and stale:
+        names = " and ".join(map(str, stale))
+        verb = "is" if len(stale) == 1 else "are"
+        raise CheckFailed(f"{names} {verb} not up to date: run python -m app {command}")
+
+
+def _print_result(path: Path, *, is_stale: bool, check: bool) -> None:
+    if not is_stale:
         print_text(f"{path} is up to date.")
     elif not check:
         print_text(f"{path} is written.")
-    if check and not is_current:
-        raise CheckFailed(f"{path} is not up to date: run python -m app openapi")
+
+
+def _is_current(path: Path, text: str) -> bool:
+    try:
+        return path.exists() and path.read_text(encoding="utf-8") == text
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> StartRefused:
+    return StartRefused(f"{path}: can't be used: {error.strerror}")

@@ -22,6 +22,8 @@ BYTES = {
 }
 DURATION_TAKES = "must be seconds, or a number with ms, s, m, h or d, as in 90s, 15m, 24h"
 SIZE_TAKES = "must be bytes, or a number with kB, MB, GB, KiB, MiB or GiB, as in 5MiB"
+DURATION_UNITS = ("d", "h", "m", "s", "ms")
+SIZE_UNITS = ("GiB", "MiB", "KiB", "GB", "MB", "kB")
 NUMBER_UNIT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?) ?([A-Za-z]{1,3})")
 NUMBER = re.compile(r"[+-]?(?:[0-9._]+(?:e[+-]?[0-9]+)?|inf|nan|infinity)", re.IGNORECASE)
 
@@ -54,3 +56,22 @@ def size(value: object) -> object:
     if match is None or factor is None:
         raise ValueError(SIZE_TAKES)
     return int(Decimal(match[1]) * factor)
+
+
+def format_seconds(value: float) -> str:
+    """Return a duration in the largest unit that needs no fraction, as settings accept it."""
+    exact = Decimal(str(value))
+    for unit in DURATION_UNITS:
+        count, rest = divmod(exact, SECONDS[unit])
+        if count and not rest:
+            return f"{count:f}{unit}"
+    return f"{exact:f}"
+
+
+def format_size(value: int) -> str:
+    """Return a size in the largest unit that needs no fraction, as settings accept it."""
+    for unit in SIZE_UNITS:
+        count, rest = divmod(value, BYTES[unit.upper()])
+        if count and not rest:
+            return f"{count}{unit}"
+    return str(value)

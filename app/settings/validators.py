@@ -14,6 +14,7 @@ from app.leanplum.connections import TAKES, is_proxy
 from app.settings import units
 
 SEED_BYTES = 32
+MOST_SECONDS = 10 * 366 * 86_400  # ten years
 SHARED_LIMITS_SCHEMES = {"redis", "rediss", "valkey", "valkeys"}
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 UNKNOWN_POLICIES = ("resend", "hold")
@@ -143,7 +144,7 @@ def _taxonomy_limits(text: str) -> str:
 
 Positive = Annotated[int, Field(gt=0)]
 Duration = BeforeValidator(units.seconds)
-Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False), Duration]
+Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS, allow_inf_nan=False), Duration]
 Bytes = Annotated[int, Field(gt=0), BeforeValidator(units.size)]
 UpstreamUrl = Annotated[str, AfterValidator(upstream)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]

@@ -5,7 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+from app import __version__
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +51,24 @@ def test_any_user_of_group_0_may_write_to_the_volume_and_to_nothing_else() -> No
     assert "HOME=/data" in " ".join(stage["ENV"]), (
         "a user without an entry in /etc/passwd has / otherwise"
     )
+
+
+def labels() -> dict[str, str]:
+    """The image's labels, without the prefix that all of them have."""
+    (text,) = final_stage()["LABEL"]
+    return dict(re.findall(r'org\.opencontainers\.image\.([\w.]+)="([^"]*)"', text))
+
+
+def test_the_labels_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2].split()[0]
+    assert labels() == {
+        "title": project["name"],
+        "description": project["description"],
+        "version": __version__,
+        "revision": "$REVISION",
+        "base.name": f"docker.io/library/{base}",
+    }
 
 
 def removed_modules() -> list[str]:

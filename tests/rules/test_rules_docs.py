@@ -12,7 +12,7 @@ from app.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     # The fact sheet names files and fields of other projects.
     *sorted({*(ROOT / "docs").rglob("*.md")} - {ROOT / "docs" / "leanplum-api.md"}),
 ]
@@ -23,7 +23,7 @@ METRIC = re.compile(r"`(leanplum_gateway_\w+[a-z])")
 EVENT = re.compile(r"`([a-z]+\.[a-z_]+)`(?!:)")
 # Fields of callers, modules and files, which look like log events
 NO_EVENT = re.compile(
-    r"(?:api|context|enrichment|gateway|http|item|metadata|noun|params|properties|pyproject"
+    r"(?:api|context|enrichment|gateway|http|item|metadata|mkdocs|noun|params|properties|pyproject"
     r"|secrets|traits)\.|app\.(?:added|changed|removed)$|plan\.yaml$"
 )
 PRIVATE_WORDS = re.compile(

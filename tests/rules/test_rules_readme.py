@@ -12,7 +12,8 @@ import pytest
 from app.settings import Settings
 from tests.support.processes import ended, serving
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
 CURLS = [
     command.replace("\\\n", " ")
     for command in re.findall(r"^curl (?:.*\\\n)*.*$", README, re.MULTILINE)
@@ -43,6 +44,24 @@ def test_a_command_that_is_named_runs(tmp_path: Path, words: str) -> None:
     done = ended(tmp_path, *words.split(), *given)
     lists = words.split()[-1] == "list"  # 1 means that there is nothing to list
     assert done.returncode in ({0, 1} if lists else {0}), done.stderr
+
+
+def test_every_command_in_a_block_is_run_by_a_test_or_by_ci() -> None:
+    blocks = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    words = {word for block in blocks for word in re.findall(r"^(\w+) ", block, re.MULTILINE)}
+    assert words <= {"make", "curl", "docker", "your"}  # "your backend" begins the diagram
+    scripts = "".join((ROOT / ".ci" / name).read_text() for name in ("run", "container"))
+    for target in re.findall(r"^make (\w+)$", README, re.MULTILINE):
+        assert f"make {target}" in scripts
+    assert "container-check" in scripts, "which builds the Dockerfile"
+
+
+def test_the_table_is_short() -> None:
+    assert len(re.findall(r"^\| `(?:GATEWAY|LEANPLUM)_", README, re.MULTILINE)) <= 6
+
+
+def test_every_page_of_the_documentation_that_is_named_is_a_link() -> None:
+    assert re.findall(r"(?<!\[)`docs/[\w/-]+\.md`", README) == []
 
 
 def test_every_setting_in_the_table_is_one() -> None:

