@@ -18,7 +18,9 @@ import orjson
 from app.telemetry import merged_metrics
 
 GATHER_SECONDS = 0.005  # during which published values are gathered into one message
-ANSWER_SECONDS = 1.0  # longest wait for a worker's answer
+ANSWER_SECONDS = (
+    2.0  # longest wait for a worker's answer; the next question does not wait for it again
+)
 MAX_MESSAGE = 64 * 1024 * 1024  # bytes
 # Bytes that wait for a worker that does not read; further messages to it are left out. Whoever
 # would have got one looks again within seconds.
@@ -95,8 +97,8 @@ class WorkerLink:
     async def ask(self, question: str) -> dict[str, Any]:
         """Return the answers of all workers to a question, this one's too, by their names.
 
-        A worker that is not ready is left out; for one that does not answer within a second it is
-        the last answer that it gave.
+        A worker that is not ready is left out. For one that does not answer within two seconds it
+        is the last answer that it gave.
         """
         number = next(self._numbers)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -191,7 +193,7 @@ class SupervisorLink:
                     asked.set_result(None)
 
     async def ask(self, question: str) -> Any:
-        """Return the worker's answer; None if none comes within a second."""
+        """Return the worker's answer; None if none comes within two seconds."""
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         try:

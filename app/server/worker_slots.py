@@ -245,7 +245,8 @@ class Slot:
     async def _until_gone(self, worker: Worker) -> None:
         code = await worker.until_ended()
         self._workers.remove(worker)
-        if self._stopping.is_set() and code != 0 and worker.link.ready.is_set():
+        failed = code not in {0, LOST_STATUS} and worker.link.ready.is_set()
+        if self._stopping.is_set() and failed:
             log.error("worker.failed_to_stop", worker=self.name, how=describe_exit(code))
             self.exit_code = 1
 

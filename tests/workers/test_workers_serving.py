@@ -92,12 +92,15 @@ def test_a_worker_that_seals_nothing_itself_tells_the_statement_of_an_erasure(
 
 
 def test_metrics_are_those_of_all_workers(gateway: Process) -> None:
-    before = metric(gateway, "leanplum_gateway_items_accepted_total")
+    accepted = "leanplum_gateway_items_accepted_total"
+    settled = 'leanplum_gateway_items_settled_total{status="delivered"}'
+    gateway.event("first", 1)
+    until(lambda: f"\n{settled} " in httpx.get(f"{gateway.url}/metrics").text)
+    before, settled_before = metric(gateway, accepted), metric(gateway, settled)
     calls(gateway, 40)
     for _ in range(6):  # whichever worker is asked
-        assert metric(gateway, "leanplum_gateway_items_accepted_total") == before + 40
-    settled = 'leanplum_gateway_items_settled_total{status="delivered"}'
-    until(lambda: metric(gateway, settled) >= before + 40)
+        assert metric(gateway, accepted) == before + 40
+    until(lambda: metric(gateway, settled) >= settled_before + 40)
     text = httpx.get(f"{gateway.url}/metrics").text
     assert text.count("# TYPE leanplum_gateway_requests_total counter") == 1
 
