@@ -1,4 +1,4 @@
-"""What to do about a connection to PostgreSQL that fails, by the words of the driver."""
+"""Advice for connections to PostgreSQL that fail, by the words of the driver."""
 
 ADVICE = {
     "certificate verify failed": (

@@ -99,7 +99,7 @@ class Application(FastAPI):
             openapi_url=None,
             redirect_slashes=False,
             # The gateway has metrics and logs of its own. FastAPI's would tell the keys in the URLs
-            # of SDKs' calls, and to look whether anybody wants them takes 3 % of a single event.
+            # of SDKs' calls, and to look whether anybody wants them takes time on every request.
             telemetry={"tracing": False, "metrics": False, "logs": False},
         )
         self.settings, self._metrics, self._role = settings, metrics, role
