@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import time
 from collections.abc import Callable
 
+import httpx
 import orjson
 import pytest
 import zstandard
@@ -44,9 +46,20 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def held(gateway: Talk, url: str, method: str, body: bytes, headers: dict[str, str]) -> None:
-    answer = gateway.call(method, url, content=body, headers=headers)
+def call(gateway: Talk, method: str, url: str, body: bytes, headers: object) -> httpx.Response:
+    """Send a call; while the machine's disk stands still (503), send it again like a client."""
+    for _ in range(5):
+        answer = gateway.call(method, url, content=body, headers=headers)
+        if answer.status_code != 503:
+            break
+        assert answer.json()["type"] == "/problems/storage-unavailable"
+        time.sleep(float(answer.headers["retry-after"]))
     assert answer.status_code in ALLOWED, answer.text
+    return answer
+
+
+def held(gateway: Talk, url: str, method: str, body: bytes, headers: dict[str, str]) -> None:
+    answer = call(gateway, method, url, body, headers)
     document = answer.json()
     assert answer.headers["x-request-id"]
     if answer.headers["content-type"] == PROBLEM:
@@ -56,10 +69,10 @@ def held(gateway: Talk, url: str, method: str, body: bytes, headers: dict[str, s
 @WHOLE
 @given(BODIES)
 @pytest.mark.parametrize(
-    "call", ["POST /v1/events", "POST /v1/batch", "PATCH /v1/users/u", "POST /v1/users/u/states"]
+    "route", ["POST /v1/events", "POST /v1/batch", "PATCH /v1/users/u", "POST /v1/users/u/states"]
 )
-def test_any_bytes_as_json_are_answered(gateway: Talk, call: str, body: bytes) -> None:
-    method, url = call.split()
+def test_any_bytes_as_json_are_answered(gateway: Talk, route: str, body: bytes) -> None:
+    method, url = route.split()
     held(gateway, url, method, body, {"Content-Type": JSON})
 
 
@@ -116,7 +129,4 @@ HEADERS = st.sampled_from(
 )
 def test_any_headers_are_answered(gateway: Talk, headers: dict[str, bytes]) -> None:
     sent = {name.encode(): value for name, value in headers.items()}
-    answer = gateway.call(
-        "POST", "/v1/events", content=GOOD, headers={b"Content-Type": JSON.encode(), **sent}
-    )
-    assert answer.status_code in ALLOWED, answer.text
+    call(gateway, "POST", "/v1/events", GOOD, {b"Content-Type": JSON.encode(), **sent})

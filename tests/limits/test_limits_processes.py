@@ -167,11 +167,11 @@ def test_valkey_killed_and_back_under_load_costs_no_error_and_no_event(
             assert gateways[0].call("GET", f"/v1/receipts/{item}").status_code == 200
         for gateway in gateways:
             events = re.findall(r'"event":"(limits\.\w+)"', gateway.output.read_text())
-            assert (
-                events
-                == ["limits.shared", "limits.shared", "limits.away", "limits.away"]
-                + ["limits.shared"] * 2
-            )
+            # A machine that stands still for seconds loses Valkey once more; a line for each call
+            # would be hundreds.
+            assert events[:4] == ["limits.shared"] * 2 + ["limits.away"] * 2
+            assert events[-1] == "limits.shared"
+            assert len(events) < 20
 
 
 def test_a_hung_valkey_keeps_nobody_waiting_for_long(tmp_path: Path, valkey: Valkey) -> None:
