@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from prometheus_client import generate_latest
 
 from app.server.bootstrap import Services
-from app.server.worker_links import WorkerLink
+from app.server.worker_links import METRICS, WorkerLink
 from app.telemetry import merged_metrics
 
-METRICS, STATE = "metrics", "state"  # the questions that workers ask each other
+STATE = "state"  # a question that workers ask each other, beside METRICS
 
 
 class DeliveryReport(NamedTuple):

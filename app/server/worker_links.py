@@ -14,6 +14,12 @@ from typing import Any
 
 import orjson
 
+from app.telemetry.merged_metrics import Rendered, add_totals, render
+from app.telemetry.process_metrics import ProcessMetrics
+
+METRICS = "metrics"  # the question for a worker's metrics; the last answers are kept
+# Names beside those of workers in the answers about metrics
+SUPERVISOR, ENDED = "supervisor", "ended"
 GATHER_SECONDS = 0.005  # during which published values are gathered into one message
 ANSWER_SECONDS = 2.0  # longest wait for a worker's answer
 MAX_MESSAGE = 64 * 1024 * 1024  # bytes
@@ -70,6 +76,14 @@ class WorkerLink:
         finally:
             del self._asked[number]
 
+    async def leave(self, queued: int) -> None:
+        """Tell the supervisor what this worker has counted, and how many items wait, at its end."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._send({"left": {"metrics": await self._answer(METRICS), "queued": queued}})
+            with suppress(OSError, TimeoutError):  # the supervisor is gone, or hangs
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await self._writer.drain()
+
     async def close(self) -> None:
         """Close the link."""
         if self._reading is not None:
@@ -116,6 +130,7 @@ class SupervisorLink:
         """`end` is the supervisor's end of the socket."""
         self.name, self._hub, self._end = name, hub, end
         self.ready = asyncio.Event()
+        self.metrics: Rendered = []  # as the worker told them last
         self._numbers = itertools.count(1)
         self._asked = dict[int, asyncio.Future[Any]]()
         self._writer: asyncio.StreamWriter | None = None
@@ -128,7 +143,7 @@ class SupervisorLink:
         with suppress(OSError):  # the worker was killed
             async for line in reader:
                 self._take(orjson.loads(line))
-        self._hub.links.discard(self)
+        self._hub.remove(self)
         self._writer.close()
         for asked in self._asked.values():
             if not asked.done():
@@ -153,6 +168,9 @@ class SupervisorLink:
         elif "publish" in message:
             for link in self._hub.links - {self}:
                 link.send(message)
+        elif "left" in message:
+            self.metrics = message["left"]["metrics"] or self.metrics
+            self._hub.queued = message["left"]["queued"]
         elif "ask" in message:
             task = asyncio.create_task(self._pass_on(message["ask"], message["number"]))
             self._passing.add(task)
@@ -176,13 +194,32 @@ class LinkHub:
 
     def __init__(self) -> None:
         self.links = set[SupervisorLink]()
+        self.queued: int | None = None  # items that waited when a worker has ended last
+        self._ended: Rendered = []  # what workers counted that have ended
+        self._own_metrics = ProcessMetrics(SUPERVISOR)
+
+    def remove(self, link: SupervisorLink) -> None:
+        """Remove the link to a worker that has ended; keep what it has counted."""
+        self.links.discard(link)
+        self._ended = add_totals(self._ended, link.metrics)
 
     async def ask_all(self, question: str) -> dict[str, Any]:
-        """Return the answers of all workers that are ready, by their names."""
+        """Return the answers of all workers that are ready, by their names.
+
+        Of a worker that does not answer about its metrics, the last ones are returned. What workers
+        had counted that have ended, and the metrics of this process, are returned as well.
+        """
         links = [link for link in self.links if link.ready.is_set()]
         answers = await asyncio.gather(*(link.ask(question) for link in links))
-        return {
-            link.name: answer
-            for link, answer in zip(links, answers, strict=True)
-            if answer is not None
-        }
+        found = dict[str, Any]()
+        for link, answer in zip(links, answers, strict=True):
+            if link not in self.links:  # what it has counted is in the totals of those that ended
+                continue
+            if question == METRICS:
+                link.metrics = answer or link.metrics
+                found[f"{link.name} {id(link)}"] = link.metrics
+            elif answer is not None:
+                found[link.name] = answer
+        if question == METRICS:
+            found |= {ENDED: self._ended, SUPERVISOR: render(self._own_metrics)}
+        return found

@@ -1,22 +1,34 @@
 """Metrics of several processes as one. Pure, except that it reads a registry.
 
 Counters and histograms are added up. A gauge tells of something that all processes share, such as
-the length of the queue, so the highest value counts, unless it tells of the process itself.
+the length of the queue, so the highest value counts; of `LOWEST`, the lowest. What tells of a
+process itself has a label with its name.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from app.telemetry.process_metrics import PREFIX
+
 ADDED_TYPES = frozenset({"counter", "histogram"})
-CREATED = "_created"  # samples with the time at which a counter began: the earliest counts
+# Gauges that are 1 only while they are 1 in every process
+LOWEST = frozenset({"leanplum_gateway_shared_limits_up"})
 Rendered = list[Any]  # metrics as values for JSON
 
 
-def render(registry: CollectorRegistry) -> Rendered:
+class Collected(Protocol):
+    """A registry, or a collector of metrics."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics with their current values."""
+        ...
+
+
+def render(registry: Collected) -> Rendered:
     """Return the metrics of a registry as values for JSON."""
     return [
         [
@@ -34,6 +46,21 @@ def merge(of_processes: Iterable[Rendered]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Merged([metric for rendered in of_processes for metric in rendered]))
     return generate_latest(registry)
+
+
+def add_totals(totals: Rendered, ended: Rendered) -> Rendered:
+    """Return totals with the counters and histograms of a process that has ended added.
+
+    They must not vanish with it: a counter that falls seems to have begun anew. Its gauges, and
+    what tells of the process itself, end with it.
+    """
+    counted = [metric for metric in ended if metric[2] in ADDED_TYPES and not _is_own(metric[0])]
+    return render(_Merged([*totals, *counted]))
+
+
+def _is_own(name: str) -> bool:
+    """Tell whether a metric tells of the process itself."""
+    return name.startswith(PREFIX)
 
 
 class _Merged(Collector):
@@ -54,16 +81,14 @@ class _Merged(Collector):
             for sample_name, labels, value in samples:
                 key = sample_name, tuple(labels.items())
                 found = values[name].get(key)
-                values[name][key] = (
-                    value if found is None else _merged(kind, sample_name, found, value)
-                )
+                values[name][key] = value if found is None else _merged(name, kind, found, value)
         for name, metric in metrics.items():
             for (sample_name, labels), value in values[name].items():
                 metric.add_sample(sample_name, dict(labels), value)
             yield metric
 
 
-def _merged(kind: str, sample_name: str, one: float, other: float) -> float:
-    if sample_name.endswith(CREATED):
+def _merged(name: str, kind: str, one: float, other: float) -> float:
+    if name in LOWEST:
         return min(one, other)
     return one + other if kind in ADDED_TYPES else max(one, other)
