@@ -74,10 +74,12 @@ class DatabaseWatch:
 
     async def step(self) -> None:
         """Look once."""
+        at = now_ms()
         waiting = await self._count(count_waiting)
         dead = await self._count(count_dead_letters)
         facts = await in_background(self._read_facts)
         self._gauges.state = DatabaseState(
+            at=at,
             apps=_by_app(waiting, dead, self._apps()),
             size_bytes=facts.size_bytes,
             unsealed_records=max(0, facts.seal.records - facts.seal.sealed),

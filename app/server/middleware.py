@@ -206,7 +206,7 @@ class Middleware:
             "request.answered",
             request_id=context.request_id,
             method=context.method,
-            route=context.operation.partition(" ")[2],
+            operation=context.operation,
             status=status,
             duration=int(seconds * 1e9),
             address=context.address if is_address(context.address) else None,

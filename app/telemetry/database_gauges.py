@@ -25,12 +25,13 @@ class AppItems(NamedTuple):
 
 
 class DatabaseState(NamedTuple):
-    """What was read from the database.
+    """What was read from the database; `at` is when reading began (epoch milliseconds).
 
     `sealed_at` is the time of the last checkpoint (epoch milliseconds). `skew_seconds` is how far
     this clock is ahead of the database server's; None if the database has no clock of its own.
     """
 
+    at: int
     apps: Mapping[str, AppItems]
     size_bytes: int
     unsealed_records: int
@@ -50,6 +51,11 @@ class DatabaseGauges(Collector):
         """Yield the metrics; without values if the database was not read."""
         yield from self._queue_metrics()
         state = self.state
+        yield _gauge(
+            "database_read_timestamp_seconds",
+            "When the queue and the other metrics of the database were read last",
+            None if state is None else state.at / 1000,
+        )
         yield _gauge(
             "database_size_bytes",
             "Size of the database on disk, without SQLite's write-ahead log",

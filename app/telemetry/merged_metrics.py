@@ -91,4 +91,5 @@ class _Merged(Collector):
 def _merged(name: str, kind: str, one: float, other: float) -> float:
     if name in LOWEST:
         return min(one, other)
-    return one + other if kind in ADDED_TYPES else max(one, other)
+    # Two processes have one name while one replaces the other: theirs are not added up
+    return one + other if kind in ADDED_TYPES and not _is_own(name) else max(one, other)

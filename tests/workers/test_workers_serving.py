@@ -62,14 +62,35 @@ def test_every_item_that_any_worker_accepts_is_delivered(gateway: Process, leanp
 
 
 def test_metrics_are_those_of_all_workers(gateway: Process) -> None:
-    before = metric(gateway, "leanplum_gateway_items_accepted_total")
+    accepted = 'leanplum_gateway_items_accepted_total{action="track",app="default"}'
+    before = metric(gateway, accepted)
     calls(gateway, 40)
     for _ in range(6):  # whichever worker is asked
-        assert metric(gateway, "leanplum_gateway_items_accepted_total") == before + 40
-    settled = 'leanplum_gateway_items_settled_total{status="delivered"}'
+        assert metric(gateway, accepted) == before + 40
+    settled = 'leanplum_gateway_items_settled_total{app="default",status="delivered"}'
     until(lambda: metric(gateway, settled) >= before + 40)
     text = httpx.get(f"{gateway.url}/metrics").text
-    assert text.count("# TYPE leanplum_gateway_requests_total counter") == 1
+    assert text.count("# TYPE leanplum_gateway_http_requests_total counter") == 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_counter_falls_when_a_worker_is_killed(gateway: Process, name: str) -> None:
+    accepted = 'leanplum_gateway_items_accepted_total{action="track",app="default"}'
+    settled = 'leanplum_gateway_items_settled_total{app="default",status="delivered"}'
+    calls(gateway, 1)
+    until(lambda: f"{settled} " in httpx.get(f"{gateway.url}/metrics").text)
+    delivered = metric(gateway, settled)
+    assert calls(gateway, 20) == [202] * 20
+    until(lambda: metric(gateway, settled) >= delivered + 20)
+    before = {sample: metric(gateway, sample) for sample in (accepted, settled)}
+    Worker(gateway, name).kill()
+    assert {sample: metric(gateway, sample) for sample in before} == before
+
+
+def test_each_process_shows_its_own_memory_and_processor_time(gateway: Process) -> None:
+    for worker in (*ALL, "supervisor"):
+        assert metric(gateway, f'process_resident_memory_bytes{{worker="{worker}"}}') > 0
+        assert metric(gateway, f'process_cpu_seconds_total{{worker="{worker}"}}') > 0
 
 
 def test_a_limit_holds_for_all_workers_together(gateway: Process) -> None:
@@ -109,8 +130,10 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     before = pids(gateway, name)
     Worker(gateway, name).kill()
     assert len(pids(gateway, name)) == len(before) + 1
-    ended_lines = [line for line in lines(gateway, "worker.ended") if line["worker"] == name]
-    assert ended_lines[-1]["how"] == "the signal SIGKILL"
+    ended_lines = [
+        line for line in lines(gateway, "worker.ended") if line["gateway.worker"] == name
+    ]
+    assert ended_lines[-1]["gateway.how"] == "the signal SIGKILL"
     user = f"after-{name}"
     assert gateway.event(user, 1).status_code == 202
     until(lambda: values(leanplum, user) == [1])
@@ -122,6 +145,10 @@ def test_a_stop_ends_all_workers_in_order_with_exit_code_0(tmp_path: Path, leanp
         for number in range(30):
             assert gateway.event(f"stop-{number}", number).status_code == 202
         assert gateway.terminate() == 0
+        (stopped,) = lines(gateway, "gateway.stopped")
+        assert (stopped["gateway.why"], stopped["gateway.queued"]) == ("SIGTERM", 0)
+        (started,) = lines(gateway, "gateway.started")
+        assert started["gateway.workers"] == 2
         assert not any(is_running(pid) for pid in processes.values())
         assert all(values(leanplum, f"stop-{number}") == [number] for number in range(30))
 
