@@ -30,7 +30,7 @@ def called(node: ast.Call) -> str:
 def events_of(node: ast.Call) -> Iterator[str]:
     for argument in node.args:
         if isinstance(argument, ast.Constant) and EVENT.fullmatch(str(argument.value)):
-            yield argument.value
+            yield str(argument.value)
 
 
 def test_every_event_that_is_logged_has_a_sentence() -> None:
