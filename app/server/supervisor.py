@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 import structlog
 
@@ -27,6 +27,7 @@ from app.server.workers import WorkerJob, prepare_in_worker, run_worker
 from app.settings import Settings
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+GROUP_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
 GRACE_SECONDS = 5.0  # beyond the time that the settings give a worker to stop; then it is killed
 
 log = structlog.get_logger("workers")
@@ -151,7 +152,7 @@ class Supervisor:
                 name, self._settings, listener, theirs, self._memory, delivery=self._delivery
             )
             process = self._context.Process(target=run_worker, args=(job,), name=name)
-            await asyncio.to_thread(process.start)
+            await asyncio.to_thread(_start_unsignaled, process)
         except (OSError, EOFError) as error:  # EOFError: the process that forks has ended
             ours.close()
             raise OSError(errno.EAGAIN, str(error) or "no process can be forked") from error
@@ -200,7 +201,7 @@ def _prepare(context: ForkServerContext, settings: Settings) -> Sequence[str]:
     """
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=prepare_in_worker, args=(settings, theirs), name="prepare")
-    process.start()
+    _start_unsignaled(process)
     theirs.close()
     try:
         refusal, apps = ours.recv()
@@ -212,6 +213,19 @@ def _prepare(context: ForkServerContext, settings: Settings) -> Sequence[str]:
         raise StartRefused(refusal)
     found: Sequence[str] = apps
     return found
+
+
+def _start_unsignaled(process: ForkServerProcess) -> None:
+    """Start a process that gets no signal for the whole group, as a terminal or systemd sends it.
+
+    Such a signal is for the supervisor, which stops its workers in order. The process that forks
+    them inherits the mask if it is started here, and passes it on to them.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 async def _supervise(

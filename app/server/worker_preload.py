@@ -5,7 +5,6 @@ to all of this memory, and so copy it.
 """
 
 import gc
-import signal
 
 from app.server import run
 
@@ -13,8 +12,3 @@ __all__ = ["run"]
 
 gc.collect()
 gc.freeze()
-
-# A signal for the whole group, as a terminal or systemd sends it, is for the supervisor. It stops
-# its workers in order; they restore what they handle.
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_IGN)

@@ -94,17 +94,24 @@ def three_workers(place: Place, request: pytest.FixtureRequest) -> Fleet:
     return Fleet(gateway.settings["GATEWAY_DATABASE_URL"], [gateway], workers, workers[-1:])
 
 
-def two_servers_on_postgresql(place: Place, request: pytest.FixtureRequest) -> Fleet:
+def five_processes_on_postgresql(place: Place, request: pytest.FixtureRequest) -> Fleet:
+    """Three processes that accept and deliver, and two that only deliver."""
     stack, folder, leanplum = place
     server: Server = request.getfixturevalue("postgresql_server")
     settings = {"GATEWAY_DATABASE_URL": server.empty(), "GATEWAY_BOOTSTRAP_KEY": key_format.make()}
     takeovers = stack.enter_context(closing(Takeovers(settings["GATEWAY_DATABASE_URL"])))
-    gateways = list[Process]()
-    for name in ("one", "two"):
+    gateways, processes = list[Process](), list[Killable]()
+    for name in ("one", "two", "three"):
         (folder / name).mkdir()
         gateways.append(stack.enter_context(serving(folder / name, leanplum, **settings)))
-        takeovers.started(gateways[-1])
-    fleet = Fleet(settings["GATEWAY_DATABASE_URL"], gateways, gateways, gateways, takeovers.restart)
+        processes.append(gateways[-1])
+        takeovers.started(processes[-1])
+    for name in ("four", "five"):
+        processes.append(stack.enter_context(delivering(gateways[0], name)))
+        takeovers.started(processes[-1])
+    fleet = Fleet(
+        settings["GATEWAY_DATABASE_URL"], gateways, processes, processes, takeovers.restart
+    )
     fleet.takeovers = takeovers.seconds
     return fleet
 
@@ -146,7 +153,7 @@ FLEETS = {
     "one process": one_process,
     "an API and two deliverers": api_and_two_deliverers,
     "three workers and a delivering one": three_workers,
-    "two servers on PostgreSQL": two_servers_on_postgresql,
+    "three servers and two deliverers on PostgreSQL": five_processes_on_postgresql,
 }
 
 

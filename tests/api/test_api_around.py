@@ -138,6 +138,7 @@ def test_the_document_is_openapi_3_1_with_every_call_that_is_built(
         "GET /v1/receipts", "GET /v1/receipts/{id}", "GET /livez", "GET /readyz", "GET /metrics", "GET /", "GET /problems",
         "GET /problems/{slug}",
         "GET /v1/audit", "GET /v1/audit/checkpoint", "GET /v1/audit/consistency", "GET /v1/audit/{recordId}/proof",
+        "GET /v1/erasures/{recordId}",
         "GET /v1/dead-letters", "POST /v1/dead-letters/replay", "POST /v1/dead-letters/discard",
     }  # fmt: skip
 

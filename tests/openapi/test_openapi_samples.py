@@ -20,6 +20,7 @@ from tests.openapi.sandbox import (
 from tests.openapi.tools import NEEDED
 from tests.support.openapi import OPERATIONS
 from tests.support.processes import Process
+from tests.support.wait import until
 
 Sources = dict[str, str]  # by operation id
 OF_BACKENDS, OF_APPS = ["curl", "Python", "Node.js"], ["Swift", "Kotlin"]
@@ -57,6 +58,7 @@ def node_script(sources: Sources) -> str:
     return "\n".join(lines)
 
 
+EXAMPLE_STATEMENT = "/v1/erasures/1"
 RUNNERS: dict[str, tuple[Callable[[Sources], str], Sequence[str]]] = {
     "curl": (curl_script, ("bash", "-c")),
     "Python": (python_script, (sys.executable, "-c")),
@@ -64,12 +66,13 @@ RUNNERS: dict[str, tuple[Callable[[Sources], str], Sequence[str]]] = {
 }
 
 
-def sources_of(document: dict[str, Any], label: str, key_id: str) -> Sources:
-    """Return the samples in one language; the example of a key's id is replaced."""
+def sources_of(document: dict[str, Any], label: str, key_id: str, statement: str) -> Sources:
+    """Return the samples in one language, with the id of a key and the path of a statement."""
     sources = {}
     for operation in operations_in_order(document):
         (sample,) = (one for one in operation.raw["x-codeSamples"] if one["label"] == label)
         source = sample["source"].replace(EXAMPLE_KEY_ID, key_id)
+        source = source.replace(EXAMPLE_STATEMENT, statement)
         sources[operation.raw["operationId"]] = source
     return sources
 
@@ -78,10 +81,12 @@ def statuses(sandbox: Process, label: str, folder: Path) -> dict[str, str]:
     """Run all samples in one language; return the status of each operation."""
     (folder / "hello.png").write_bytes(b"(bytes)")
     key_id, _ = sandbox.create_key(Scope.SDK)
+    statement = sandbox.call("DELETE", "/v1/users/erased-before").json()["statementHref"]
+    until(lambda: sandbox.call("GET", statement).status_code == 200)
     document = sandbox.http.get("/openapi.json").json()
     script, command = RUNNERS[label]
     done = subprocess.run(
-        [*command, script(sources_of(document, label, key_id))],
+        [*command, script(sources_of(document, label, key_id, statement))],
         cwd=folder,
         env={"PATH": "/usr/bin:/bin:/usr/local/bin", "GATEWAY": sandbox.url, "KEY": sandbox.key},
         capture_output=True,
