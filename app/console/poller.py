@@ -7,8 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from app.errors import StorageUnavailable
-from app.telemetry import describe
+from app.telemetry import explain
 
 log = structlog.get_logger("console")
 
@@ -76,5 +75,4 @@ class Poller:
             await self._source.read()
         except Exception as error:
             # The loop must go on: whatever is wrong now may be over at the next reading.
-            reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
-            log.warning("console.not_read", reason=reason)
+            log.warning("console.not_read", **explain(error))

@@ -21,8 +21,7 @@ from app.clock import now_ms
 from app.database.driver import Cursor, in_background, in_time
 from app.database.engine import dialect, reading
 from app.database.writer import Writer
-from app.errors import StorageUnavailable
-from app.telemetry import describe
+from app.telemetry import explain
 
 ID_BYTES = 32
 MAC_KEY = b"leanplum-gateway console sessions"  # name of a derived key: never change it
@@ -199,8 +198,7 @@ class SessionStore:
                 await self.sweep()
             except Exception as error:
                 # The loop must go on: whatever is wrong now may be over at the next step.
-                reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
-                log.warning("console.sweep_paused", reason=reason)
+                log.warning("console.sweep_paused", **explain(error))
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> None:

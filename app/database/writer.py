@@ -9,7 +9,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -167,6 +167,8 @@ class Writer:
         self._failed_size = 0
         # When the transaction was begun that is open, by the monotonic clock
         self._began: float | None = None
+        # Called on the thread with the seconds that a commit of a group took
+        self.on_commit: Callable[[float], None] = lambda seconds: None
 
     @property
     def healthy(self) -> bool:
@@ -276,11 +278,13 @@ class Writer:
 
     def _commit(self, group: Sequence[_Asked[Any]]) -> None:
         self._siblings = len(group) > 1
-        self._began = time.monotonic()
+        began = self._began = time.monotonic()
         ends = [self._transact(group)]
         if ends == ["refused"] and len(group) > 1:
             ends = self._one_by_one(group)
         self._began = None
+        if ends == ["committed"]:
+            self.on_commit(time.monotonic() - began)
         if ends != ["given up"]:
             self._committed = "committed" in ends
             self._remember_size(group)

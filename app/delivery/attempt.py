@@ -20,6 +20,7 @@ from app.delivery.verdicts import DELIVERED, RetryPolicy, judge
 from app.encryption import TAMPERED, explain_undecryptable
 from app.errors import StorageUnavailable
 from app.leanplum import mapping, replies
+from app.leanplum.call_outcomes import outcome_of_reply, retry_reason
 from app.leanplum.client import LeanplumClient, LeanplumResponse, Unreachable
 from app.leanplum.outcomes import label_of_outcome
 from app.leanplum.value_redaction import without_values
@@ -143,7 +144,7 @@ class AttemptRunner:
             policy = self._policy
             pacer = CallPacer(shortest=policy.least, held=policy.held, longest=policy.probe)
             self._pacers[app] = pacer
-            self._metrics.call_rate.labels(app).set_function(lambda: pacer.pace.rate)
+            self._metrics.allowed_calls.labels(app).set_function(lambda: pacer.pace.rate)
         return self._pacers[app]
 
     def circuit_states(self) -> dict[str, tuple[str, int]]:
@@ -209,6 +210,7 @@ class AttemptRunner:
                 log.warning("attempt.too_late", attempt=attempt.id, items=len(verdicts))
                 return None
             self._report(attempt, verdicts)
+            self._count_retries(attempt, outcomes, verdicts)
             labels = [label_of_outcome(outcome) for _, outcome in outcomes if outcome is not DONE]
             self._metrics.count_warnings(
                 attempt.app.name, (label for label in labels if label is not None)
@@ -277,7 +279,7 @@ class AttemptRunner:
             if kind is KeyKind.PRODUCTION:  # the app is no longer configured
                 self.pacer(app.name).note_reply(self._ticks(), 0.0, reply)
             return reply
-        started = time.perf_counter()
+        started, sent = time.perf_counter(), True
         status: int | None = None
         try:
             request = mapping.request_for(app, items, self._options.clock() / 1000)
@@ -286,11 +288,14 @@ class AttemptRunner:
             attempt.calls.append(SentCall(items, status))
             reply = doubts.reinterpret(self._read(app, request.request_ids, response))
         except Unreachable as error:
-            log.warning("call.unanswered", app=app.name, reason=str(error), sent=error.sent)
+            sent = error.sent
+            log.warning("call.unanswered", app=app.name, reason=str(error), sent=sent)
             attempt.calls.append(SentCall(items, None))
-            reply = [Trouble(f"No answer from Leanplum: {error}", lost=error.sent)] * len(items)
+            reply = [Trouble(f"No answer from Leanplum: {error}", lost=sent)] * len(items)
         seconds = time.perf_counter() - started
-        self._metrics.count_call(app.name, status, seconds)
+        outcome = outcome_of_reply(reply, status, sent=sent)
+        self._metrics.count_call(app.name, status, seconds, outcome)
+        self._metrics.count_call_fill(app.name, len(items), len({item.lane for item in items}))
         # A refused key of another kind holds only the items that need it
         if kind is KeyKind.PRODUCTION or not _refuses_config(reply):
             self.pacer(app.name).note_reply(self._ticks(), seconds, reply)
@@ -385,6 +390,12 @@ class AttemptRunner:
         counts = count_by_status([verdict.status for _, verdict in verdicts])
         postponed = {status: counts[status] for status in POSTPONED if status in counts}
         self._metrics.count_postponed(attempt.app.name, postponed)
+        delivered = [
+            item.queued_at or item.accepted_at
+            for item, verdict in verdicts
+            if verdict.status is Status.DELIVERED
+        ]
+        self._metrics.count_delivered(attempt.app.name, self._options.clock(), delivered)
         self._report_state(attempt.app.name)
         if Status.HELD.value in counts:
             held = next(verdict for _, verdict in verdicts if verdict.status is Status.HELD)
@@ -394,12 +405,29 @@ class AttemptRunner:
             app=attempt.app.name,
             attempt=attempt.id,
             status=attempt.calls[-1].status if attempt.calls else None,
-            items=counts,
+            outcomes=counts,
         )
+
+    def _count_retries(
+        self,
+        attempt: Attempt,
+        outcomes: Sequence[tuple[Item, Outcome]],
+        verdicts: Sequence[tuple[Item, Verdict]],
+    ) -> None:
+        """Count the items that are tried again, by what the last call with each of them met."""
+        troubles = [
+            (item, outcome)
+            for (item, outcome), (_, verdict) in zip(outcomes, verdicts, strict=True)
+            if verdict.status is Status.RETRYING and isinstance(outcome, Trouble)
+        ]
+        if troubles:
+            statuses = {item.seq: call.status for call in attempt.calls for item in call.items}
+            reasons = [retry_reason(trouble, statuses.get(item.seq)) for item, trouble in troubles]
+            self._metrics.count_retries(attempt.app.name, reasons)
 
     def _report_state(self, app: str) -> None:
         metrics, state = self._metrics, self.pacer(app).circuit.state
-        metrics.held.labels(app).set(state is CircuitState.HELD)
+        metrics.app_held.labels(app).set(state is CircuitState.HELD)
         metrics.circuit_open.labels(app).set(state is CircuitState.OPEN)
         if metrics.states.get(app) != state.value:
             metrics.states_since[app] = self._options.clock()

@@ -25,7 +25,7 @@ from app.leanplum.http_response import MAX_RETRY_AFTER_SECONDS
 from app.model import App, Item
 from app.outbox.delivery_states import DeliveryState
 from app.outbox.outbox import Outbox
-from app.telemetry import Metrics, describe
+from app.telemetry import Metrics, describe, explain
 
 # Between looks for items that other processes accepted, and for lanes whose time has come
 POLL_SECONDS = 0.5
@@ -125,8 +125,7 @@ class Deliverer:
                 await self.step()
             except Exception as error:
                 # Whatever is wrong now, the items that wait are tried again
-                reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
-                log.error("delivery.paused", reason=reason)
+                log.error("delivery.paused", **explain(error))
                 await self._sleep(STORAGE_PAUSE_SECONDS)
             await self._rest()
         await self.drain()

@@ -22,7 +22,7 @@ from app.outbox import erasure
 from app.outbox.liveness_lock import LivenessLock
 from app.outbox.outbox import Outbox
 from app.outbox.user_lock_rows import Denied, LockRequest, LockResult
-from app.telemetry import describe
+from app.telemetry import explain
 
 POLL_SECONDS = 0.05  # between looks for changes by other processes
 UNLOCK_PAUSE_SECONDS = 1.0
@@ -205,8 +205,7 @@ class UserLocks:
                 await self._outbox.unlock(id, outlived=outlived)
                 break
             except Exception as error:  # whatever is wrong, the users must be unlocked
-                reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
-                log.error("unlock.failed", reason=reason)
+                log.error("unlock.failed", **explain(error))
                 await asyncio.sleep(UNLOCK_PAUSE_SECONDS)
         self.look_again()
         self.on_unlocked()

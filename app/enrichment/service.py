@@ -26,6 +26,8 @@ from app.telemetry import describe
 REFRESH_SECONDS = 1.0
 MAXMIND_SETTING = "GATEWAY_MAXMIND_FILE"
 
+REFUSED = {"enrichment": "enrichment.refused", "addresses": "addresses.refused"}  # by file
+
 log = structlog.get_logger("enrichment")
 
 
@@ -213,7 +215,7 @@ class EnrichmentService:
             refresh()
         except StartRefused as error:
             if self._faults.get(file) != error.lines:
-                log.error(f"{file}.refused", lines=error.lines)
+                log.error(REFUSED[file], lines=error.lines)
             self._faults[file] = error.lines
         else:
             self._faults.pop(file, None)

@@ -44,7 +44,7 @@ from app.http.previews import (
 )
 from app.http.problem_types import PROBLEMS, Problem
 from app.http.problems import Answer, example, example_headers
-from app.http.proxies import VARY_BY_PREFIX, Prefixes, TrustedProxies
+from app.http.proxies import VARY_BY_PREFIX, Prefixes, TrustedProxies, is_address
 from app.http.rate_limiting import LimitUsage, RateLimiter
 from app.http.request import (
     CONTEXT,
@@ -113,6 +113,7 @@ __all__ = [
     "has_rows",
     "headers_of_file",
     "idempotency_key",
+    "is_address",
     "is_small",
     "items_to_preview",
     "key_in_headers",

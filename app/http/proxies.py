@@ -9,6 +9,7 @@ forged.
 
 import re
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -52,6 +53,12 @@ class Origin(NamedTuple):
     address: str
     named: str | None
     sender: str | None
+
+
+@lru_cache(maxsize=4096)
+def is_address(text: str) -> bool:
+    """Tell whether a text is an IP address, and not a name that a proxy chose."""
+    return _address(text) is not None
 
 
 def plain(address: str) -> str:

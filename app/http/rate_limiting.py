@@ -29,6 +29,8 @@ LOCKED_OUT = "Too many failed authentications from this address; wait before you
 NOTHING_ACCEPTED = (StorageUnavailable, QueueFull, KeyNotConfigured)
 # In the order of a policy's limits.
 NAMES_OF_LIMITS = ("this key's limit", "the limit that all callers of the app share")
+KINDS_OF_LIMITS = ("key", "app")
+ADDRESS = "address"  # the kind of the limit on failed authentications
 
 
 class LimitUsage(NamedTuple):
@@ -49,8 +51,16 @@ class RateLimiter:
         apps: AppRegistry,
         *,
         failures_per_minute: int,
+        on_limited: Callable[[str], None] = lambda limit: None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
+        """Create the limiter of the callers of these apps.
+
+        `on_limited` is called with the kind of the limit that refuses a call (`key`, `app` or
+        `address`), `on_failure` for each failed authentication.
+        """
         self._limiter, self._policies, self._apps = limiter, policies, apps
+        self._on_limited, self._on_failure = on_limited, on_failure
         self._failures_per_minute = failures_per_minute
 
     async def take(
@@ -66,7 +76,7 @@ class RateLimiter:
         decision = self._limiter.take_now(limits, count) or await self._limiter.take(limits, count)
         context.rate_headers = _rate_headers(policy, decision)
         if not decision.allowed:
-            raise _refusal(limits, decision, count)
+            raise self._refusal(limits, decision, count)
 
     async def give_back(
         self, context: RequestContext, caller: Caller, count: int, error: GatewayError
@@ -113,7 +123,7 @@ class RateLimiter:
         decision = await self._look(limits, ask=ask)
         if decision is not None and not decision.fits(count):
             context.rate_headers = _rate_headers(policy, decision)
-            raise _refusal(limits, decision, count)
+            raise self._refusal(limits, decision, count)
 
     async def room(
         self, context: RequestContext, caller: Caller, *, lends: bool = False, ask: bool = True
@@ -137,17 +147,33 @@ class RateLimiter:
         """
         decision = await self._limiter.take((self._failure_limit(address),), 0)
         if not decision.limits[0].fits(decision.deficits[0], 1):
-            raise RateLimited(LOCKED_OUT, decision.wait(1))
+            raise self._lock_out(decision)
 
     async def count_failure(self, address: str) -> None:
         """Count a failed authentication. Raises RateLimited if the address failed too often."""
+        self._on_failure()
         decision = await self._limiter.take((self._failure_limit(address),), 1)
         if not decision.allowed:
-            raise RateLimited(LOCKED_OUT, decision.wait(1))
+            raise self._lock_out(decision)
 
     def state(self) -> str | None:
         """Return the state of limits shared among replicas; None if they are not to be shared."""
         return self._limiter.state()
+
+    def _lock_out(self, decision: Decision) -> RateLimited:
+        """Return the error for an address that has failed too often."""
+        self._on_limited(ADDRESS)
+        return RateLimited(LOCKED_OUT, decision.wait(1))
+
+    def _refusal(self, limits: Sequence[Limit], decision: Decision, count: int) -> RateLimited:
+        """Return the error for the limit that keeps the call waiting longest."""
+        waits = [
+            limit.wait(lack, count)
+            for limit, lack in zip(decision.limits, decision.deficits, strict=True)
+        ]
+        index = waits.index(max(waits))
+        self._on_limited(KINDS_OF_LIMITS[index])
+        return _rate_limited(limits[index], decision, index, waits[index], count)
 
     def _policy_of(self, context: RequestContext, caller: Caller) -> RatePolicy:
         """Return the limits of a call whose app may not be known yet."""
@@ -195,20 +221,17 @@ def _rate_headers(policy: RatePolicy, decision: Decision) -> tuple[tuple[bytes, 
     return policy.header, (b"ratelimit", state)
 
 
-def _refusal(limits: Sequence[Limit], decision: Decision, count: int) -> RateLimited:
-    """Return the error for the limit that keeps the call waiting longest."""
-    waits = [
-        limit.wait(lack, count)
-        for limit, lack in zip(decision.limits, decision.deficits, strict=True)
-    ]
-    index = waits.index(max(waits))
-    limit, name = limits[index], NAMES_OF_LIMITS[index]
+def _rate_limited(
+    limit: Limit, decision: Decision, index: int, wait: float, count: int
+) -> RateLimited:
+    """Return the error for a call of `count` items that this limit of the decision refuses."""
+    name = NAMES_OF_LIMITS[index]
     items = "1 item" if count == 1 else f"{count} items"
-    if math.isinf(waits[index]):
+    if math.isinf(wait):
         # The time after which the largest part that can ever pass may pass.
         part_passes = decision.limits[index].full_in(decision.deficits[index])
         return RateLimited(
             f"{items} exceed the burst of {name}, which is {limit.whole}; split them.",
             part_passes,
         )
-    return RateLimited(f"{items} would exceed {name} of {limit.rate} per second.", waits[index])
+    return RateLimited(f"{items} would exceed {name} of {limit.rate} per second.", wait)

@@ -51,6 +51,7 @@ class RequestContext:
     """The facts of one request."""
 
     __slots__ = (
+        "accepted",
         "address",
         "app",
         "caller",
@@ -117,6 +118,8 @@ class RequestContext:
         self.resources: Sequence[str] = ()
         # Further fields of the audit record.
         self.details: Mapping[str, Any] = NO_DETAILS
+        # The number of accepted items.
+        self.accepted = 0
         # The number of refused items; their actions, and some of their users and devices.
         self.refused = 0
         self.refused_actions: Mapping[str, int] = NO_DETAILS

@@ -18,9 +18,11 @@ from app.telemetry import Metrics
 class CallFacts(Protocol):
     """The facts that the audit records of the call that brings the items.
 
-    `recorded` is set once the audit record is committed with the items.
+    `recorded` is set once the audit record is committed with the items. `accepted` counts the items
+    that were accepted.
     """
 
+    accepted: int
     request_id: str
     operation: str
     address: str
@@ -152,7 +154,7 @@ class Ingest:
                 raise
             await item_steps.learn(_accepted_names(claimed, taken), names)
         call.recorded = True
-        self._metrics.count_accepted(app.name, sum(kind == "accepted" for _, kind in taken))
+        self._count_accepted(call, app.name, items, taken)
         return taken
 
     async def erase(
@@ -165,7 +167,7 @@ class Ingest:
         acceptance = self._acceptance(call, app, caller, [item], now, 0, False)
         (taken,), erasures = await self._outbox.erase(acceptance)
         call.recorded = True
-        self._metrics.count_accepted(app.name, int(taken[1] == "accepted"))
+        self._count_accepted(call, app.name, [item], [taken])
         return taken, erasures.get(item.subject)
 
     async def refusals(
@@ -178,6 +180,17 @@ class Ingest:
         decided = zip(items, kinds, strict=True)
         erased = [item for item, kind in decided if kind == "erased"]
         return await self._outbox.refusals(app.name, erased)
+
+    def _count_accepted(
+        self, call: CallFacts, app: str, items: Sequence[NewItem], taken: Sequence[Taken]
+    ) -> None:
+        kinds = [kind for _, kind in taken]
+        actions = [item.action for item in items]
+        if kinds.count("accepted") != len(actions):
+            accepted = zip(actions, kinds, strict=True)
+            actions = [action for action, kind in accepted if kind == "accepted"]
+        call.accepted += len(actions)
+        self._metrics.count_accepted(app, actions)
 
     async def learn_relayed(self, item_steps: CallSteps, items: Sequence[NewItem]) -> None:
         """Keep the new names of items that Leanplum took while their caller waited."""

@@ -107,6 +107,8 @@ class Outbox:
         self.on_accepted: Callable[[], None] = lambda: None
         # Called with an app, and how many of its items have settled by status
         self.on_settled: Callable[[str, Mapping[str, int]], None] = lambda app, counts: None
+        # Called with an app, and how many of its items an erasure has removed from the queue
+        self.on_erased: Callable[[str, int], None] = lambda app, count: None
         # Called with items that have settled, since callers may wait for them in other processes
         self.publish_settled: Callable[[Sequence[int]], None] | None = None
         self.dead_letters = DeadLetterService(
@@ -193,6 +195,7 @@ class Outbox:
         self._to_scrub = True
         for removed, record_id in erasures.values():
             self.queued -= removed.waiting
+            self.on_erased(acceptance.app, removed.waiting)
             log.info(
                 "subject.erased",
                 app=acceptance.app,
@@ -638,7 +641,7 @@ class Outbox:
 
 def _log_accepted(acceptance: Acceptance, taken: Sequence[Taken]) -> None:
     """Log the id of each item of a call, and the decision on it."""
-    log.debug("items.accepted", app=acceptance.app, request_id=acceptance.request_id, items=taken)
+    log.debug("items.accepted", app=acceptance.app, request_id=acceptance.request_id, taken=taken)
 
 
 async def _with_ids(writing: Awaitable[T], taken: Callable[[Any], Sequence[Taken]]) -> T:

@@ -4,7 +4,7 @@ It examines a bounded number of items, the oldest ones, so that it is cheap besi
 Counts that may be higher because of that say so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +27,60 @@ FROM (SELECT acceptance FROM items WHERE settled_at IS NOT NULL AND body IS NOT 
       ORDER BY seq LIMIT ?) AS i
 JOIN acceptances a ON a.first_seq = i.acceptance GROUP BY a.app
 """
+# The same of a part of the queue, and of the dead letters, in the order of their numbers
+WAITING_PART = """
+SELECT a.app, i.status, count(*) AS items, min(coalesce(i.replayed_at, a.accepted_at)) AS oldest,
+       max(i.seq) AS last
+FROM (SELECT seq, acceptance, status, replayed_at FROM items WHERE settled_at IS NULL AND seq > ?
+      ORDER BY seq LIMIT ?) AS i
+JOIN acceptances a ON a.first_seq = i.acceptance GROUP BY a.app, i.status
+"""
+DEAD_PART = """
+SELECT a.app, i.status, count(*) AS items, 0 AS oldest, max(i.seq) AS last
+FROM (SELECT seq, acceptance, status FROM items
+      WHERE settled_at IS NOT NULL AND body IS NOT NULL AND seq > ? ORDER BY seq LIMIT ?) AS i
+JOIN acceptances a ON a.first_seq = i.acceptance GROUP BY a.app, i.status
+"""
+PART_COLUMNS = "app, status, items, oldest, last"
+
+
+class CountedItems(NamedTuple):
+    """The number of items of an app with a status.
+
+    `oldest` is since when (epoch milliseconds) the oldest has been waiting; 0 for dead letters.
+    """
+
+    app: str
+    status: str
+    items: int
+    oldest: int
+
+
+class CountedPart(NamedTuple):
+    """The counts of a part of the items, and its last number; None if there is nothing left."""
+
+    counts: Sequence[CountedItems]
+    last: int | None
+
+
+def count_waiting(connection: Connection, after: int, limit: int) -> CountedPart:
+    """Count up to `limit` waiting items with numbers above `after`, by app and status."""
+    return _count_part(connection, WAITING_PART, after, limit)
+
+
+def count_dead_letters(connection: Connection, after: int, limit: int) -> CountedPart:
+    """Count up to `limit` dead letters with numbers above `after`, by app and status."""
+    return _count_part(connection, DEAD_PART, after, limit)
+
+
+PartCounter = Callable[[Connection, int, int], CountedPart]
+
+
+def _count_part(connection: Connection, statement: str, after: int, limit: int) -> CountedPart:
+    rows = read_rows(connection, PART_COLUMNS, statement, (after, limit))
+    counts = [CountedItems(app, status, count, oldest) for app, status, count, oldest, _ in rows]
+    is_last = sum(count.items for count in counts) < limit
+    return CountedPart(counts, None if is_last else max(row[4] for row in rows))
 
 
 @dataclass(slots=True)

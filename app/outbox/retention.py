@@ -20,9 +20,8 @@ from sqlalchemy import Connection
 from app.audit.records import AuditMacs
 from app.audit.row_macs import ERASURES, RowSelection
 from app.database.driver import DIALECTS, Cursor
-from app.errors import StorageUnavailable
 from app.outbox import logins
-from app.telemetry import describe
+from app.telemetry import explain
 
 STEP = 500  # items removed in one transaction, at most
 COUNT_SECONDS = 15.0  # between counts of what waits: other processes accept and deliver as well
@@ -236,8 +235,7 @@ class Housekeeper:
                 more = await self.step()
             except Exception as error:
                 # The loop must go on: whatever is wrong now may be over at the next step.
-                reason = error.detail if isinstance(error, StorageUnavailable) else describe(error)
-                log.warning("housekeeping.paused", reason=reason)
+                log.warning("housekeeping.paused", **explain(error))
                 more = False
             await asyncio.sleep(STEP_SECONDS if more else COUNT_SECONDS)
 

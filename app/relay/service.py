@@ -21,6 +21,7 @@ from app.errors import (
 )
 from app.leanplum import http_response, mapping, outcomes, replies
 from app.leanplum.actions import ACTIONS, Action
+from app.leanplum.call_outcomes import outcome_of_status
 from app.leanplum.client import (
     NO_HEADERS,
     Download,
@@ -110,9 +111,13 @@ class RelayedCall:
 
 @dataclass(slots=True)
 class _ObservedCall:
-    """A call in progress, with the HTTP status of its answer once that came."""
+    """A call in progress, with the HTTP status of its answer once that came.
+
+    `sent`: Leanplum may have received it.
+    """
 
     status: int | None = None
+    sent: bool = True
 
 
 class Relay:
@@ -378,6 +383,7 @@ class Relay:
             yield call
         except Unreachable as error:
             failure["reason"] = str(error)
+            call.sent = error.sent
             if error.sent:
                 raise UpstreamTimeout(
                     f"Leanplum's answer is missing or incomplete: {error}."
@@ -387,7 +393,8 @@ class Relay:
             ) from None
         finally:
             seconds = time.perf_counter() - started
-            self._metrics.count_call(app.name, call.status, seconds)
+            outcome = outcome_of_status(call.status, sent=call.sent)
+            self._metrics.count_call(app.name, call.status, seconds, outcome)
             if self._recorder is not None:
                 self._recorder.end(app.name, action, subjects, call.status)
             log.info(
@@ -395,7 +402,7 @@ class Relay:
                 app=app.name,
                 action=action,
                 status=call.status,
-                ms=round(seconds * 1000, 1),
+                duration=round(seconds * 1e9),
                 **failure,
             )
 

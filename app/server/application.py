@@ -174,6 +174,7 @@ class Application(FastAPI):
             self._metrics,
             proxies=TrustedProxies(self.settings.trusted_proxies),
             root_path=self.settings.gateway_root_path,
+            access_log=self.settings.gateway_access_log,
         )
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -198,7 +199,8 @@ def create_app(
     what the workers share.
     """
     role = Role(delivers=delivery) if link is None else Role(delivers=False, keeps_house=False)
-    app = Application(settings, Metrics(), role, link, shared)
+    metrics = Metrics("" if link is None else link.name)
+    app = Application(settings, metrics, role, link, shared)
     for router in ROUTERS:
         app.include_router(router)
     pages.add_documentation(app)

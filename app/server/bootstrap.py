@@ -44,6 +44,7 @@ from app.outbox.minute_counts import MinuteCountStore
 from app.outbox.outbox import Outbox
 from app.outbox.retention import COUNT_SECONDS, Housekeeper, RetentionLimits
 from app.relay.service import Relay
+from app.server.database_watch import DatabaseWatch
 from app.server.lifecycle import GIVE_UP, Lifecycle, cancel_and_wait
 from app.server.preparation import audit_keys, body_cipher, make_first_key
 from app.settings import Settings
@@ -143,7 +144,7 @@ async def open_core(
     turn: AbstractContextManager[object] | None = None,
 ) -> Core:
     """Open the database and what writes to it, in turn with others. Raises StartRefused."""
-    clock = Clock(on_step=_log_step)
+    clock = Clock(on_step=partial(_note_step, metrics))
     apps = AppRegistry(lambda: read_apps(settings))
     engine = await asyncio.to_thread(connect, settings.gateway_database_url)
     cipher = await asyncio.to_thread(body_cipher, settings, engine)
@@ -169,8 +170,10 @@ async def open_core(
     apps.on_change = partial(_record_change, recorder)
     lifecycle.on_drain.append(outbox.answer_waiters)
     lifecycle.on_cut.append(partial(writer.hurry, GIVE_UP / 2 * lifecycle.shutdown_seconds))
-    metrics.queued.set_function(lambda: outbox.queued)
-    metrics.apps_refused.set_function(lambda: apps.refused)
+    outbox.on_erased = metrics.count_erased
+    writer.on_commit = metrics.count_commit
+    metrics.apps_file_refused.set_function(lambda: apps.refused)
+    metrics.show_build(engine.dialect.name)
     return Core(
         settings=settings,
         metrics=metrics,
@@ -293,7 +296,8 @@ def _start_loops(
 
 def _upkeep(core: Core, sealer: Sealer) -> list[Callable[[], Coroutine[Any, Any, None]]]:
     """Return the loops that one process of a database suffices for."""
-    return [sealer.run, _housekeeper(core.settings, core.outbox).run]
+    watch = DatabaseWatch(core.engine, core.metrics.database, lambda: list(core.apps))
+    return [sealer.run, _housekeeper(core.settings, core.outbox).run, watch.run]
 
 
 async def _count_queue(outbox: Outbox) -> None:
@@ -312,6 +316,8 @@ def _rate_limiter(core: Core, limiter: Limiter) -> RateLimiter:
         RatePolicies(settings.gateway_rate_per_second, settings.gateway_rate_burst),
         core.apps,
         failures_per_minute=settings.gateway_failed_auth_per_minute,
+        on_limited=core.metrics.count_limited,
+        on_failure=core.metrics.count_failed_authentication,
     )
 
 
@@ -336,6 +342,7 @@ async def _flush(
             await core.recorder.flush()
             if sealer is not None:
                 await sealer.attempt()  # all records until now
+                sealer.log_checkpoint()
             await core.writer.stop(core.lifecycle.left)
     except TimeoutError:
         advice = "the database did not answer in time; the next start goes on from what it has"
@@ -351,9 +358,11 @@ def _sealer(core: Core) -> Sealer:
         core.audit.macs,
         int(core.settings.gateway_audit_seconds * 1000),
         since=core.clock.since,
+        checkpoint_seconds=core.settings.gateway_audit_checkpoint_seconds,
     )
-    core.metrics.audit_not_sealed.set_function(lambda: sealer.tampered or sealer.waiting)
-    core.metrics.audit_misfit.set_function(lambda: sealer.tampered)
+    metrics = core.metrics
+    metrics.audit_sealing_failing.set_function(lambda: sealer.tampered or sealer.waiting)
+    metrics.audit_tampering_detected.set_function(lambda: sealer.tampered)
     return sealer
 
 
@@ -516,7 +525,7 @@ async def _limiting(
         buckets,
         clock=time.monotonic,
         on_available=up.set,
-        on_local_decision=decided_here.inc,
+        on_local_decision=decided_here.add,
     )
     await limiter.step()
     looking = asyncio.create_task(limiter.run())
@@ -572,7 +581,8 @@ async def _watch_clock(clock: Clock) -> None:
         await asyncio.sleep(CLOCK_SECONDS)
 
 
-def _log_step(seconds: float) -> None:
+def _note_step(metrics: Metrics, seconds: float) -> None:
+    metrics.count_clock_step()
     log.warning("clock.stepped", seconds=round(seconds, 1))
 
 

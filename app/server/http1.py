@@ -525,7 +525,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
         Nothing is sent where it would be taken for a part of another response.
         """
-        log.info("connection.refused", slug=slug, address=self._address)
+        log.info("connection.refused", slug=slug, address=self._address or None)
         self._incomplete_bytes = 0
         refusal = self._problem(slug, detail, *headers)
         if self._others_wait():

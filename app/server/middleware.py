@@ -8,7 +8,7 @@ their handlers directly, since the router and its layers cost as much as the res
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import structlog
@@ -31,6 +31,7 @@ from app.http import (
     Prefixes,
     RequestContext,
     TrustedProxies,
+    is_address,
     log_failure,
     problems,
 )
@@ -43,6 +44,9 @@ HotHandler = Callable[[RequestContext, Receive], Awaitable[Answer]]
 # The handler of all requests of a path in a foreign protocol; returns the status.
 CompatEndpoint = Callable[[RequestContext, Scope, Receive, Send], Awaitable[int]]
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+AccessLog = Literal["on", "off", "slow"]
+SLOW_SECONDS = 1.0  # a request that takes so long is slow
+FAILED = 400  # the least status of a request that fails
 
 
 class Targets(NamedTuple):
@@ -66,9 +70,11 @@ class Middleware:
         *,
         proxies: TrustedProxies,
         root_path: str,
+        access_log: AccessLog,
     ) -> None:
         self._router, self._authenticator, self._bodies = targets.router, authenticator, bodies
         self._audit_trail, self._metrics = audit_trail, metrics
+        self._logs_all, self._logs_none = access_log == "on", access_log == "off"
         self._hot_handlers = targets.hot_handlers
         self._compat_endpoints = targets.compat_endpoints
         # None if nothing is configured: comparing with None costs less than calling `__bool__`.
@@ -193,15 +199,21 @@ class Middleware:
         key_id = context.caller.key_id if context.caller else None
         if context.item_steps is not None:
             context.item_steps.count_findings(key_id or "")
-        if context.path in QUIET:
+        is_notable = self._logs_all or status >= FAILED or seconds >= SLOW_SECONDS
+        if self._logs_none or not is_notable or context.path in QUIET:
             return
         log.info(
             "request.answered",
             request_id=context.request_id,
+            method=context.method,
             operation=context.operation,
             status=status,
-            ms=round(seconds * 1000, 2),
+            duration=int(seconds * 1e9),
+            address=context.address if is_address(context.address) else None,
             key_id=key_id,
+            app=context.app.name if context.app is not None else None,
+            items=context.accepted,
+            items_refused=context.refused,
             trace_id=context.trace_id,
         )
 

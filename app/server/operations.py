@@ -142,7 +142,10 @@ async def _database(writer: Writer) -> schemas.PartState:
     response_class=Response,
 )
 async def prometheus_metrics(request: Request) -> Response:
-    """Return metrics in Prometheus text format; every name starts with `leanplum_gateway_`."""
+    """Return metrics in Prometheus' text format.
+
+    Names start with `leanplum_gateway_`, or with `process_` or `python_` for the process itself.
+    """
     context_of(request.scope).operation = "GET /metrics"
     text = await request.state.reports.metrics()
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -8,18 +8,20 @@ import socket
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-import structlog
 import uvicorn
 import uvloop
 
+from app.errors import StorageUnavailable
+from app.outbox.outbox import Outbox
 from app.server import process_limits
 from app.server.application import create_app
-from app.server.bootstrap import NOTHING_SHARED, Role, Shared, gateway
+from app.server.bootstrap import NOTHING_SHARED, Role, Services, Shared, gateway
 from app.server.http1 import GatewayProtocol
 from app.server.lifecycle import CUT, GIVE_UP, Lifecycle, Watchdog
 from app.server.listening import listen, log_listening
 from app.server.preparation import prepare
 from app.server.process_reports import ProcessReports
+from app.server.start_report import RunReport
 from app.server.worker_events import exchange_events
 from app.server.worker_links import WorkerLink
 from app.settings import Settings
@@ -29,6 +31,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CUTTING_SIGNAL = 3  # the number of the signal that gives up what is in flight
 SHARE_AFTER_CUT = 1 - CUT  # of the shutdown time, which is left once work in flight is cut off
 POLL_SECONDS = 0.02
+RECOUNT_SECONDS = 1.0  # longest wait for a count of the queue at a stop
 
 
 class GatewayServer(uvicorn.Server):
@@ -44,12 +47,15 @@ class GatewayServer(uvicorn.Server):
         settings: Settings,
         on_listening: Callable[[], None] = lambda: None,
         link: WorkerLink | None = None,
+        *,
+        delivers: bool = False,
     ) -> None:
         super().__init__(config)
-        self._on_listening, self._link = on_listening, link
+        self._on_listening, self._link, self._delivers = on_listening, link, delivers
         self._drain_seconds = settings.gateway_drain_seconds
         self._root_path = settings.gateway_root_path
         self._lifecycle: Lifecycle = config.app.state.lifecycle  # type: ignore[union-attr]
+        self._report = RunReport(settings)
         self._watchdog = Watchdog()
         self._signals = 0
 
@@ -66,11 +72,18 @@ class GatewayServer(uvicorn.Server):
             self._link.on_stop, self._link.on_end = self._stop_worker, self._stop_without_drain
             await self._link.open()
             return
-        refresh_apps = self.config.app.services.apps.refresh  # type: ignore[union-attr]
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, refresh_apps)
+        apps = self._services().apps
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, apps.refresh)
         for listener in sockets or []:
             log_listening(listener, self._root_path)
+            self._report.started(
+                apps, delivers=self._delivers, accepts_at=listener.getsockname()[:2]
+            )
         self._on_listening()
+
+    def _services(self) -> Services:
+        services: Services = self.config.app.services  # type: ignore[union-attr]
+        return services
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -92,6 +105,7 @@ class GatewayServer(uvicorn.Server):
         The watchdog is armed here and not in the event loop, which may hang.
         """
         self._signals += 1
+        self._report.note_signal(sig)
         drains = self._signals == 1 and self.started
         share = 1.0 if self._signals < CUTTING_SIGNAL else SHARE_AFTER_CUT
         self._watchdog.arm_for(
@@ -147,8 +161,12 @@ class GatewayServer(uvicorn.Server):
         for connection in self._connections():
             connection.transport.abort()
         await self.lifespan.shutdown()
+        queued = self._services().outbox.queued
         if self._link is not None:
+            await self._link.leave(queued)
             await self._link.close()
+        else:
+            self._report.stopped(queued)
         self._watchdog.close()
 
     async def _close_listeners(self, sockets: list[socket.socket]) -> None:
@@ -277,7 +295,7 @@ def _serve(
         timeout_keep_alive=75,
     )
     _tune_collector()
-    GatewayServer(config, settings, on_listening, link).run([listener])
+    GatewayServer(config, settings, on_listening, link, delivers=delivery).run([listener])
 
 
 def _tune_collector() -> None:
@@ -312,6 +330,13 @@ def deliver_in_worker(
         runner.run(_deliver(settings, Role(delivers=delivery, calls=False), link, shared))
 
 
+async def _recount(outbox: Outbox) -> None:
+    """Count what other processes have accepted, to report it at the stop, if that is quick."""
+    with contextlib.suppress(StorageUnavailable, TimeoutError):
+        async with asyncio.timeout(RECOUNT_SECONDS):
+            await outbox.recount_queued()
+
+
 async def _deliver(
     settings: Settings,
     role: Role,
@@ -321,11 +346,13 @@ async def _deliver(
     loop = asyncio.get_running_loop()
     lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
     watchdog = Watchdog()
+    report = RunReport(settings)
     ended = asyncio.Event()
     lifecycle.on_refuse.append(ended.set)
 
     def stop(sig: int, frame: FrameType | None) -> None:
         """Finish what is in flight; on a second signal, give it up."""
+        report.note_signal(sig)
         if lifecycle.refusing:
             share, next_step = SHARE_AFTER_CUT, lifecycle.cut
         else:
@@ -336,18 +363,24 @@ async def _deliver(
     if link is None:
         for number in STOP_SIGNALS:
             signal.signal(number, stop)
-    async with gateway(settings, Metrics(), lifecycle, role, shared) as opened:
+    async with gateway(
+        settings, Metrics(link.name if link else ""), lifecycle, role, shared
+    ) as opened:
         if link is None:
             loop.add_signal_handler(signal.SIGHUP, opened.apps.refresh)
+            report.started(opened.apps, delivers=True, accepts_at=None)
         else:
             ProcessReports(opened, link)
             exchange_events(link, opened)
             link.on_stop = lambda replaced: stop(signal.SIGTERM, None)
             link.on_end = lambda: None if lifecycle.refusing else stop(signal.SIGTERM, None)
             await link.open()
-        structlog.get_logger("delivery").info("delivery.started")
         await ended.wait()
-    if link is not None:
+        await _recount(opened.outbox)
+    if link is None:
+        report.stopped(opened.outbox.queued)
+    else:
+        await link.leave(opened.outbox.queued)
         await link.close()
     _ignore_signals()
     watchdog.close()

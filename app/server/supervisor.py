@@ -11,7 +11,7 @@ import errno
 import multiprocessing
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
@@ -20,6 +20,7 @@ import structlog
 from app.errors import StartRefused
 from app.limits.shared_memory import SharedMemory
 from app.server.listening import listen, log_listening
+from app.server.start_report import RunReport
 from app.server.worker_links import WORKERS, LinkHub, SupervisorLink
 from app.server.worker_slots import Slot, Worker, describe_exit
 from app.server.workers import WorkerJob, prepare_in_worker, run_worker
@@ -41,10 +42,15 @@ class Supervisor:
         listener: socket.socket,
         context: ForkServerContext,
         *,
+        apps: Sequence[str] = (),
         delivery: bool = True,
         on_listening: Callable[[], None] = lambda: None,
     ) -> None:
-        """`context` starts processes. `delivery`: the worker that keeps house delivers, too."""
+        """`context` starts processes. `apps` are those that are configured, for the log.
+
+        `delivery`: the worker that keeps house delivers, too.
+        """
+        self._apps = apps
         self._settings, self._listener, self._on_listening = settings, listener, on_listening
         self._delivery, self._context = delivery, context
         self._memory = SharedMemory.create()
@@ -66,6 +72,7 @@ class Supervisor:
         self._hub = LinkHub()
         self._hub.answerers[WORKERS] = lambda: {slot.name: slot.state for slot in self._slots}
         self._stopping = asyncio.Event()
+        self._report = RunReport(settings)
         self._replacing: asyncio.Task[None] | None = None
 
     async def run(self) -> int:
@@ -76,7 +83,7 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, self._stop_by, number)
         loop.add_signal_handler(signal.SIGHUP, self.replace_workers)
         delivering = asyncio.create_task(self._delivering.run())
         accepting = [asyncio.create_task(slot.run()) for slot in self._accepting]
@@ -97,10 +104,15 @@ class Supervisor:
         finally:
             logging_start.cancel()
             stopping.cancel()
+        self._report.stopped(self._hub.queued)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
         return max(slot.exit_code for slot in self._slots)
+
+    def _stop_by(self, number: int) -> None:
+        self._report.note_signal(number)
+        self.stop()
 
     def stop(self) -> None:
         """Stop the accepting workers, and the other one last; or pass a further signal on."""
@@ -128,6 +140,8 @@ class Supervisor:
         for slot in self._slots:
             await slot.ready.wait()
         log_listening(self._listener, self._settings.gateway_root_path)
+        address = self._listener.getsockname()[:2]
+        self._report.started(self._apps, delivers=self._delivery, accepts_at=address)
         self._on_listening()
 
     async def _start(self, listener: socket.socket | None, name: str) -> Worker:
@@ -172,31 +186,33 @@ def serve(
         run.serve(settings, delivery=delivery, listener=listener, on_listening=on_listening)
         return 0
     context = forkserver()
-    _prepare(context, settings)
+    apps = _prepare(context, settings)
     with listener or listen(settings) as bound:
         supervising = _supervise(
-            settings, bound, context, delivery=delivery, on_listening=on_listening
+            settings, bound, context, apps=apps, delivery=delivery, on_listening=on_listening
         )
         return asyncio.run(supervising)
 
 
-def _prepare(context: ForkServerContext, settings: Settings) -> None:
+def _prepare(context: ForkServerContext, settings: Settings) -> Sequence[str]:
     """Do what may refuse the start, in a process of its own: the supervisor imports no services.
 
-    Raises StartRefused.
+    Return the names of the apps. Raises StartRefused.
     """
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=prepare_in_worker, args=(settings, theirs), name="prepare")
     _start_unsignaled(process)
     theirs.close()
     try:
-        refusal = ours.recv()
+        refusal, apps = ours.recv()
     except EOFError:
         process.join()
-        refusal = f"the start ended with {describe_exit(process.exitcode or 0)}"
+        apps, refusal = (), f"the start ended with {describe_exit(process.exitcode or 0)}"
     process.join()
     if refusal is not None:
         raise StartRefused(refusal)
+    found: Sequence[str] = apps
+    return found
 
 
 def _start_unsignaled(process: ForkServerProcess) -> None:
@@ -217,10 +233,11 @@ async def _supervise(
     listener: socket.socket,
     context: ForkServerContext,
     *,
+    apps: Sequence[str],
     delivery: bool,
     on_listening: Callable[[], None],
 ) -> int:
     supervisor = Supervisor(
-        settings, listener, context, delivery=delivery, on_listening=on_listening
+        settings, listener, context, apps=apps, delivery=delivery, on_listening=on_listening
     )
     return await supervisor.run()

@@ -15,12 +15,11 @@ from typing import Any
 
 import orjson
 
-from app.telemetry import merged_metrics
+from app.telemetry.merged_metrics import Rendered, add_totals, render
+from app.telemetry.process_metrics import ProcessMetrics
 
 GATHER_SECONDS = 0.005  # during which published values are gathered into one message
-ANSWER_SECONDS = (
-    2.0  # longest wait for a worker's answer; the next question does not wait for it again
-)
+ANSWER_SECONDS = 2.0  # longest wait for a worker's answer; the next question does not wait again
 MAX_MESSAGE = 64 * 1024 * 1024  # bytes
 # Bytes that wait for a worker that does not read; further messages to it are left out. Whoever
 # would have got one looks again within seconds.
@@ -28,7 +27,7 @@ MAX_UNREAD = 4 * 1024 * 1024
 PING = "ping"  # a question that every worker answers, as long as its event loop runs
 METRICS = "metrics"  # the question whose answers the supervisor keeps when a worker ends
 WORKERS = "workers"  # the question that the supervisor answers: the state of each worker, by name
-SUPERVISOR = "supervisor"  # the name under which it does
+SUPERVISOR = "supervisor"  # the name of its answers
 ENDED_WORKERS = "ended workers"  # the name of the answer for all of them
 
 Message = dict[str, Any]
@@ -112,13 +111,22 @@ class WorkerLink:
         finally:
             del self._asked[number]
 
+    async def leave(self, queued: int) -> None:
+        """Tell the supervisor what this worker has counted, and how many items wait, at its end."""
+        if self._writer is not None and not self._writer.is_closing():
+            _send(
+                self._writer, {"left": {"metrics": await self._answer(METRICS), "queued": queued}}
+            )
+            with suppress(OSError, TimeoutError):  # the supervisor is gone, or hangs
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await self._writer.drain()
+
     async def close(self) -> None:
-        """Hand the metrics over to the supervisor, and close the link."""
+        """Close the link."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait({self._reading})
         if self._writer is not None:
-            _send(self._writer, {"last": await self._answer(METRICS)})
             self._writer.close()
             with suppress(OSError):  # the supervisor is gone
                 await self._writer.wait_closed()
@@ -230,14 +238,17 @@ class SupervisorLink:
             self.ready.set()
         elif "publish" in message:
             self._hub.pass_on(message, self)
+        elif "left" in message:
+            self.last_answers[METRICS] = message["left"]["metrics"] or self.last_answers.get(
+                METRICS
+            )
+            self._hub.queued = message["left"]["queued"]
         elif "ask" in message:
             task = asyncio.create_task(self._pass_on(message["ask"], message["number"]))
             self._passing.add(task)
             task.add_done_callback(self._passing.discard)
         elif "refused" in message:
             self.refusal = message["refused"]
-        elif "last" in message:
-            self.last_answers[METRICS] = message["last"]
         else:
             self.answering = True
             asked = self._asked.get(message["number"])
@@ -260,7 +271,9 @@ class LinkHub:
         # Return the supervisor's own answer to a question, which no worker is asked
         self.answerers = dict[str, Callable[[], Any]]()
         self._links = set[SupervisorLink]()
-        self._ended: merged_metrics.Rendered = []
+        self.queued: int | None = None  # items that waited when a worker has ended last
+        self._ended: Rendered = []  # counted by workers that have ended
+        self._own_metrics = ProcessMetrics(SUPERVISOR)
 
     def add(self, link: SupervisorLink) -> None:
         """Include a worker."""
@@ -269,9 +282,7 @@ class LinkHub:
     def remove(self, link: SupervisorLink) -> None:
         """Leave a worker out that has ended."""
         self._links.discard(link)
-        metrics = link.last_answers.get(METRICS)
-        if metrics is not None:
-            self._ended = merged_metrics.add_counters([self._ended, metrics])
+        self._ended = add_totals(self._ended, link.last_answers.get(METRICS) or [])
 
     def pass_on(self, message: Message, sender: SupervisorLink) -> None:
         """Send a message to all workers but the one that it is from."""
@@ -284,11 +295,13 @@ class LinkHub:
             return {SUPERVISOR: self.answerers[question]()}
         links = [link for link in self._links if link.ready.is_set()]
         found = await asyncio.gather(*(link.ask_or_recall(question) for link in links))
-        # While a worker is replaced there are two of a name
-        names = [f"{link.name}#{number}" for number, link in enumerate(links)]
+        # While a worker is replaced there are two of a name. One that has ended meanwhile is in the
+        # totals.
         answers = {
-            name: answer for name, answer in zip(names, found, strict=True) if answer is not None
+            f"{link.name} {id(link)}": answer
+            for link, answer in zip(links, found, strict=True)
+            if answer is not None and link in self._links
         }
-        if question == METRICS and self._ended:
-            answers[ENDED_WORKERS] = self._ended
+        if question == METRICS:
+            answers |= {ENDED_WORKERS: self._ended, SUPERVISOR: render(self._own_metrics)}
         return answers

@@ -43,16 +43,17 @@ class WorkerJob:
 
 
 def prepare_in_worker(settings: Settings, result: Connection) -> None:
-    """Do what may refuse the start, and send the reason if it does; None otherwise."""
+    """Do what may refuse the start; send the reason or None, and the names of the apps."""
+    from app.apps import read_apps
     from app.server.preparation import prepare
 
     flush_log = configure_logging(settings.gateway_log_level, settings.gateway_log_format)
     try:
         prepare(settings)
     except StartRefused as error:
-        result.send(str(error))
+        result.send((str(error), ()))
     else:
-        result.send(None)
+        result.send((None, list(read_apps(settings))))
     finally:
         flush_log()
 
@@ -69,7 +70,6 @@ def run_worker(job: WorkerJob) -> None:
     flush_log = configure_logging(
         settings.gateway_log_level,
         settings.gateway_log_format,
-        worker=job.name,
         lock=_lock(job.memory, LOG_BYTE),
     )
     shared = Shared(SharedBuckets(time.monotonic, job.memory), _write_turn(job))

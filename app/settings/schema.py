@@ -138,6 +138,14 @@ class Settings(BaseSettings):
     gateway_log_format: Literal["json", "console", "auto"] = Field(
         "auto", description="json or console; auto is console on a terminal, otherwise json"
     )
+    gateway_access_log: Literal["on", "off", "slow"] = Field(
+        "on",
+        description="which requests are logged: on is all, slow is those that fail or take a "
+        "second or longer, off is none",
+    )
+    gateway_audit_checkpoint_seconds: Seconds = Field(
+        60, description="shortest time between two checkpoints of the audit log that are logged"
+    )
     gateway_max_batch_items: Positive = Field(1_000, description="most items in one batch")
     gateway_max_body_bytes: Bytes = Field(
         5 * 1024 * 1024, description="largest body, in bytes after decompression"

@@ -1,6 +1,6 @@
 """Logs and metrics of the gateway. Neither ever contains a secret or a user's attribute value."""
 
-from app.telemetry.logs import configure_logging, describe
+from app.telemetry.logs import configure_logging, describe, explain
 from app.telemetry.metrics import Metrics
 
-__all__ = ["Metrics", "configure_logging", "describe"]
+__all__ = ["Metrics", "configure_logging", "describe", "explain"]

@@ -1,4 +1,4 @@
-"""Log lines: one wide line for each fact, whose event is named `noun.verb`.
+"""The log: one wide line for each fact, whose event is named `noun.verb`.
 
 Lines go to standard output (those of commands with results to standard error), as one JSON object
 each or in a readable form for a terminal. They never contain a secret or a user's attribute value.
@@ -11,12 +11,15 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, BinaryIO, NamedTuple, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
-import orjson
 import structlog
+from structlog.typing import Processor
 
-from app.clock import instant, now_ms
+from app.clock import now_ms
+from app.errors import StorageUnavailable
+from app.telemetry.log_lines import LogLine, sentence
+from app.telemetry.repeats import Repeats
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -26,6 +29,19 @@ LEVELS = {
 }
 FLUSH_SECONDS = 0.1
 PLACES_SHOWN = 6  # of a traceback, counted from where the error was raised
+Emit = Callable[..., object]  # takes an event and its fields
+
+
+class _Streams:
+    """Where lines go that no level silences; `configure_logging` sets it."""
+
+    unleveled: Emit | None = None
+
+
+def log_always(event: str, **fields: Any) -> None:
+    """Log a line of level info, whatever level is configured."""
+    emit = _Streams.unleveled or structlog.get_logger("gateway").info
+    emit(event, **fields)
 
 
 def configure_logging(
@@ -33,7 +49,6 @@ def configure_logging(
     form: str,
     file: TextIO | None = None,
     *,
-    worker: str | None = None,
     lock: AbstractContextManager[object] | None = None,
 ) -> Callable[[], None]:
     """Log to a file in the `form` json, console or auto (console on a terminal).
@@ -41,8 +56,8 @@ def configure_logging(
     The default is standard output. Commands whose results go there log to standard error. Return
     what writes the lines that were gathered, which happens at the exit of the interpreter, too.
 
-    `worker` names the process in each line; `lock` is held during each write, since the lines of
-    several processes would otherwise tear each other apart in a pipe.
+    `lock` is held during each write, since the lines of several processes would otherwise tear each
+    other apart in a pipe.
 
     Lines of libraries, and errors that nobody caught, are logged in the same form.
     """
@@ -51,7 +66,7 @@ def configure_logging(
         form = "console" if file.isatty() else "json"
     flush: Callable[[], None] = file.flush
     if form == "json":
-        flush = _configure_json(LEVELS[level], LineWriter(file.buffer, worker=worker, lock=lock))
+        flush = _configure_json(LEVELS[level], LineWriter(file.buffer, lock))
     else:
         _configure_console(LEVELS[level], file)
     sys.excepthook = lambda kind, error, traceback: _log_uncaught(error)
@@ -65,6 +80,7 @@ def configure_logging(
 
 
 def _configure_json(level: int, writer: "LineWriter") -> Callable[[], None]:
+    _Streams.unleveled = _DirectLogger(writer).info
     structlog.configure(
         processors=[],
         wrapper_class=cast(Any, _direct_logger(level)),
@@ -75,16 +91,48 @@ def _configure_json(level: int, writer: "LineWriter") -> Callable[[], None]:
 
 
 def _configure_console(level: int, file: TextIO) -> None:
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        _RepeatFilter(Repeats()),
+        _add_sentence,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.dev.ConsoleRenderer(),
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.dev.ConsoleRenderer(),
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _TerminalLogger(file),
         cache_logger_on_first_use=True,
     )
+    unleveled = structlog.wrap_logger(
+        _TerminalLogger(file),
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
+    )
+    _Streams.unleveled = unleveled.info
+
+
+def _add_sentence(_logger: Any, _method: str, fields: Any) -> Any:
+    """Say what an event means, for people who read the log on a terminal."""
+    fields.setdefault("message", sentence(fields["event"], fields))
+    return fields
+
+
+class _RepeatFilter:
+    """The processor of structlog that drops failures that repeat."""
+
+    def __init__(self, repeats: Repeats) -> None:
+        self._repeats = repeats
+
+    def __call__(self, _logger: Any, method: str, fields: Any) -> Any:
+        """Return the fields, with the number of lines left out; raise DropEvent to log nothing."""
+        if method not in {"warning", "error"}:
+            return fields
+        event = fields.pop("event")
+        line = self._repeats.admit(LogLine(method, 0, event, fields))
+        if line is None:
+            raise structlog.DropEvent
+        return {"event": event, **line.fields}
 
 
 def _log_uncaught(error: BaseException | None) -> None:
@@ -107,21 +155,12 @@ def describe(error: BaseException) -> dict[str, Any]:
         file_name = traceback.tb_frame.f_code.co_filename.rpartition("/")[2]
         places.append(f"{file_name}:{traceback.tb_lineno}")
         traceback = traceback.tb_next
-    return {"kind": type(error).__name__, "at": places[-PLACES_SHOWN:]}
+    return {"kind": type(error).__name__, "at": "\n".join(places[-PLACES_SHOWN:])}
 
 
-class LogLine(NamedTuple):
-    """One line before it is rendered; `time` is in milliseconds since the epoch."""
-
-    level: str
-    time: int
-    event: str
-    fields: dict[str, Any]
-
-    def render(self, more: dict[str, str]) -> bytes:
-        """Render the line as a JSON object, with fields that all lines have."""
-        head = {"timestamp": instant(self.time), "level": self.level, "event": self.event}
-        return orjson.dumps(head | self.fields | more, default=str)
+def explain(error: Exception) -> dict[str, Any]:
+    """Return the reason why the database cannot be used, or describe another error."""
+    return {"reason": error.detail} if isinstance(error, StorageUnavailable) else describe(error)
 
 
 class LineWriter:
@@ -135,19 +174,17 @@ class LineWriter:
     def __init__(
         self,
         file: BinaryIO,
-        *,
-        worker: str | None = None,
         lock: AbstractContextManager[object] | None = None,
     ) -> None:
-        """`worker` is in each line; `lock` is held during each write."""
+        """`lock` is held during each write."""
         self._file, self._file_lock = file, lock or contextlib.nullcontext()
-        self._fields = {} if worker is None else {"worker": worker}
         self._writing = threading.Lock()
         self._lines: list[LogLine] = []
         self._lost = 0  # lines that could not be written since the last write that succeeded
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
-        atexit.register(self.flush)
+        self._repeats = Repeats()
+        atexit.register(self.close)
 
     def write_soon(self, line: LogLine) -> None:
         """Write the line within a tenth of a second."""
@@ -159,13 +196,20 @@ class LineWriter:
                 self._timer.start()
 
     def write_now(self, line: LogLine) -> None:
-        """Write the line and those that were gathered before it."""
+        """Write the line and those that were gathered before it, unless it repeats a failure."""
+        admitted = self._repeats.admit(line)
+        if admitted is None:
+            return
         with self._lock:
-            self._lines.append(line)
+            self._lines.append(admitted)
         self.flush()
 
-    def flush(self) -> None:
-        """Write the lines that were gathered.
+    def close(self) -> None:
+        """Write all that is left, also how often failures were repeated."""
+        self.flush(at_end=True)
+
+    def flush(self, *, at_end: bool = False) -> None:
+        """Write the lines that were gathered, and how often failures were repeated, if it is time.
 
         On a full disk, or when nobody reads the output any more, the lines are lost. They are
         counted, and `log.lost` reports their number with the next lines that can be written. No
@@ -174,11 +218,12 @@ class LineWriter:
         """
         with self._lock:
             lines, self._lines, self._timer = self._lines, [], None
+            lines += self._repeats.due(at_end=at_end)
             if not lines:
                 return
             lost, self._lost = self._lost, 0
-        report = [LogLine("warning", now_ms(), "log.lost", {"lines": lost})] if lost else []
-        text = b"".join(line.render(self._fields) + b"\n" for line in [*lines, *report])
+        report = [LogLine("warning", now_ms(), "log.lost", {"lost": lost})] if lost else []
+        text = b"".join(line.render() + b"\n" for line in [*lines, *report])
         try:
             with self._writing, self._file_lock:
                 self._file.write(text)

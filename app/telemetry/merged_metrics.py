@@ -1,23 +1,34 @@
 """Metrics of several processes as one. Pure, except that it reads a registry.
 
 Counters and histograms are added up. A gauge shows something that all processes share, such as
-whether an app is held, so the highest value counts; for what is 1 while it works, the lowest.
+the length of the queue, so the highest value counts; of `LOWEST`, the lowest. The metrics of a
+process itself have a label with its name.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from app.telemetry.process_metrics import PREFIX
+
 ADDED_TYPES = frozenset({"counter", "histogram"})
-CREATED = "_created"  # samples with the time at which a counter began: the earliest counts
-WORKS = "_up"  # gauges that are 1 while something works
+# Gauges that are 1 only while they are 1 in every process
+LOWEST = frozenset({"leanplum_gateway_shared_limits_up"})
 Rendered = list[Any]  # metrics as values for JSON
 
 
-def render(registry: CollectorRegistry) -> Rendered:
+class Collected(Protocol):
+    """A registry, or a collector of metrics."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics with their current values."""
+        ...
+
+
+def render(registry: Collected) -> Rendered:
     """Return the metrics of a registry as values for JSON."""
     return [_values(metric) for metric in registry.collect()]
 
@@ -29,11 +40,19 @@ def merge(of_processes: Iterable[Rendered]) -> bytes:
     return generate_latest(registry)
 
 
-def add_counters(of_processes: Iterable[Rendered]) -> Rendered:
-    """Return the counters and histograms of several processes, added up, without gauges."""
-    metrics = [metric for rendered in of_processes for metric in rendered]
-    counted = [metric for metric in metrics if metric[2] in ADDED_TYPES]
-    return [_values(metric) for metric in _Merged(counted).collect()]
+def add_totals(totals: Rendered, ended: Rendered) -> Rendered:
+    """Return totals with the counters and histograms of a process that has ended added.
+
+    They must not vanish with it: a counter that falls seems to have begun anew. Its gauges, and
+    what tells of the process itself, end with it.
+    """
+    counted = [metric for metric in ended if metric[2] in ADDED_TYPES and not _is_own(metric[0])]
+    return render(_Merged([*totals, *counted]))
+
+
+def _is_own(name: str) -> bool:
+    """Tell whether a metric tells of the process itself."""
+    return name.startswith(PREFIX)
 
 
 def _values(metric: Metric) -> list[Any]:
@@ -59,16 +78,15 @@ class _Merged(Collector):
             for sample_name, labels, value in samples:
                 key = sample_name, tuple(labels.items())
                 found = values[name].get(key)
-                values[name][key] = (
-                    value if found is None else _merged(kind, sample_name, found, value)
-                )
+                values[name][key] = value if found is None else _merged(name, kind, found, value)
         for name, metric in metrics.items():
             for (sample_name, labels), value in values[name].items():
                 metric.add_sample(sample_name, dict(labels), value)
             yield metric
 
 
-def _merged(kind: str, sample_name: str, one: float, other: float) -> float:
-    if sample_name.endswith((CREATED, WORKS)):
+def _merged(name: str, kind: str, one: float, other: float) -> float:
+    if name in LOWEST:
         return min(one, other)
-    return one + other if kind in ADDED_TYPES else max(one, other)
+    # Two processes have one name while one replaces the other: theirs are not added up
+    return one + other if kind in ADDED_TYPES and not _is_own(name) else max(one, other)

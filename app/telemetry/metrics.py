@@ -1,23 +1,30 @@
 """The metrics at `/metrics`. No label ever contains a secret or a user's attribute value."""
 
-from bisect import bisect_left
+import platform
 from collections import Counter as TallyOf
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app import __version__
+from app.telemetry.database_gauges import DatabaseGauges
 from app.telemetry.minute_counts import ACCEPTED, CALLS, FAILED_CALLS, MinuteCounts
+from app.telemetry.process_metrics import ProcessMetrics
+from app.telemetry.tallies import (
+    CALL_SECONDS,
+    ITEMS,
+    USERS,
+    WAITING_SECONDS,
+    Counts,
+    Distribution,
+    RequestTally,
+)
 
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+ERASED = "erased"  # the status by which items are counted that an erasure removed unsent
+C = TypeVar("C", bound=Collector)
 
 
 class Metrics:
@@ -28,16 +35,17 @@ class Metrics:
     in the database, for all processes together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, worker: str = "") -> None:
+        """`worker` is the name of this worker; "" in a gateway of one process."""
         self.registry = CollectorRegistry()
-        self.requests = RequestTally()
-        self.registry.register(self.requests)
+        self.requests = self._registered(RequestTally())
         self.minutes = MinuteCounts()
-        self._accepted = AcceptedItems()
-        self.taxonomy = NameCounts()
-        self.registry.register(self.taxonomy)
+        self.taxonomy = self._registered(NameCounts())
+        self.database = self._registered(DatabaseGauges())
+        self._registered(ProcessMetrics(worker))
         self._define_item_metrics()
         self._define_leanplum_metrics()
+        self._define_limit_metrics()
         self._define_operator_metrics()
         # By app: "closed" (calls succeed), "open" (the circuit breaker is open) or "held"
         self.states: dict[str, str] = {}
@@ -47,182 +55,215 @@ class Metrics:
         self.redirects: dict[str, str] = {}
 
     def _define_item_metrics(self) -> None:
-        self.registry.register(self._accepted)
-        self.settled = self._counter(
-            "leanplum_gateway_items_settled", "Items settled, by final status", "status"
+        self._accepted = self._counter(
+            "items_accepted", "Items accepted, by Leanplum's action", "app", "action"
         )
-        self.postponed = self._counter(
-            "leanplum_gateway_items_postponed",
-            "Attempts after which an item is retried or held",
-            "status",
+        self._settled = self._counter(
+            "items_settled", "Items that have left the queue, by final status", "app", "status"
         )
-        self.queued = self._gauge("leanplum_gateway_queued_items", "Items waiting to be delivered")
-        self.segment = self._counter(
-            "leanplum_gateway_segment_messages",
+        self._delivery_seconds = self._histogram(
+            "item_delivery_seconds",
+            "Time from accepting an item, or replaying it, until Leanplum has applied it",
+            "app",
+            bounds=WAITING_SECONDS,
+        )
+        self._segment = self._counter(
+            "segment_messages",
             "Messages at the Segment endpoint, by type and outcome",
             "type",
             "outcome",
         )
-        self.plan_violations = self._counter(
-            "leanplum_gateway_plan_violations",
+        self._plan_violations = self._counter(
+            "plan_violations",
             "Violations of the tracking plan; a name that the plan does not have is `other`",
             "app",
             "event",
             "code",
         )
-        self.taxonomy_beyond = self._counter(
-            "leanplum_gateway_taxonomy_beyond",
-            "Names received that Leanplum would drop",
-            "app",
-            "kind",
+        self._taxonomy_beyond_limit = self._counter(
+            "taxonomy_beyond_limit", "Names received that Leanplum would drop", "app", "kind"
         )
 
     def _define_leanplum_metrics(self) -> None:
-        self.calls = self._counter(
-            "leanplum_gateway_leanplum_calls", "Calls to Leanplum, by HTTP status", "status"
+        self._calls = self._counter("calls", "Calls to Leanplum, by outcome", "app", "outcome")
+        self._call_seconds = self._histogram(
+            "call_duration_seconds", "Duration of calls to Leanplum", "app", bounds=CALL_SECONDS
         )
-        self.call_seconds = Histogram(
-            "leanplum_gateway_leanplum_call_seconds",
-            "Duration of calls to Leanplum",
-            registry=self.registry,
+        self._call_items = self._histogram(
+            "call_items", "Items in one call that delivers", "app", bounds=ITEMS
         )
-        self.call_rate = self._gauge(
-            "leanplum_gateway_call_rate", "Calls to Leanplum allowed per second", "app"
+        self._call_users = self._histogram(
+            "call_users", "Users and devices in one call that delivers", "app", bounds=USERS
         )
-        self.warnings = self._counter(
-            "leanplum_gateway_leanplum_warnings",
-            "Warnings in Leanplum's responses, by kind",
-            "app",
-            "warning",
+        self._retries = self._counter(
+            "retries", "Attempts after which an item is tried again, by reason", "app", "reason"
         )
-        self.held = self._gauge(
-            "leanplum_gateway_held",
+        self.allowed_calls = self._gauge(
+            "allowed_calls_per_second", "Calls to Leanplum allowed per second", "app"
+        )
+        self._warnings = self._counter(
+            "warnings", "Warnings in Leanplum's responses, by kind", "app", "warning"
+        )
+        self.app_held = self._gauge(
+            "app_held",
             "1 while the app's items are held: Leanplum refuses the key or the app, all refusals "
             "are in doubt, or the app's production key is not configured",
             "app",
         )
         self.circuit_open = self._gauge(
-            "leanplum_gateway_circuit_open",
-            "1 while the circuit breaker for Leanplum is open",
-            "app",
+            "circuit_open", "1 while the circuit breaker for Leanplum is open", "app"
+        )
+
+    def _define_limit_metrics(self) -> None:
+        self._rate_limited = self._counter(
+            "rate_limited_requests",
+            "Requests refused by a limit: of the caller's key, of the app, or of the address",
+            "limit",
+        )
+        self._failed_authentications = self._counter(
+            "failed_authentications", "Requests with a missing, unknown or ended key"
         )
 
     def _define_operator_metrics(self) -> None:
-        self.audit_not_sealed = self._gauge(
-            "leanplum_gateway_audit_not_sealed",
+        self._commit_seconds = self._histogram(
+            "commit_duration_seconds",
+            "Duration of commits to the database; one has the writes of all calls that wait",
+        )
+        self._clock_steps = self._counter("clock_steps", "Times that the wall clock was set")
+        self.audit_sealing_failing = self._gauge(
+            "audit_sealing_failing",
             "1 while audit records cannot be sealed, or old ones cannot be removed",
         )
-        self.audit_misfit = self._gauge(
-            "leanplum_gateway_audit_does_not_fit",
-            "1 while the audit log in the database is not as the gateway left it (tampering)",
+        self.audit_tampering_detected = self._gauge(
+            "audit_tampering_detected",
+            "1 while the audit log in the database is not as the gateway left it",
         )
-        self.apps_refused = self._gauge(
-            "leanplum_gateway_apps_refused", "1 while a changed apps file is invalid and ignored"
+        self.apps_file_refused = self._gauge(
+            "apps_file_refused", "1 while a changed apps file is invalid and ignored"
+        )
+        self._build_info = self._gauge(
+            "build_info", "1; the labels say what runs", "version", "python", "database"
         )
 
-    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(name, help_text, labels, registry=self.registry)
+    def _registered(self, collector: C) -> C:
+        self.registry.register(collector)
+        return collector
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counts:
+        return self._registered(Counts(f"leanplum_gateway_{name}", help_text, *labels))
+
+    def _histogram(
+        self, name: str, help_text: str, *labels: str, **options: Sequence[float]
+    ) -> Distribution:
+        full_name = f"leanplum_gateway_{name}"
+        return self._registered(Distribution(full_name, help_text, *labels, **options))
 
     def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
-        return Gauge(name, help_text, labels, registry=self.registry)
+        return Gauge(f"leanplum_gateway_{name}", help_text, labels, registry=self.registry)
+
+    def show_build(self, database: str) -> None:
+        """Show the gateway's version, Python's and the kind of database."""
+        python = platform.python_version()
+        self._build_info.labels(__version__, python, database).set(1)
 
     def count_warnings(self, app: str, labels: Iterable[str]) -> None:
         """Count warnings of Leanplum by their labels (`leanplum/outcomes.py`)."""
         for label, count in TallyOf(labels).items():
-            self.warnings.labels(app, label).inc(count)
+            self._warnings.add(app, label, count=count)
 
-    def count_accepted(self, app: str, count: int) -> None:
-        """Count items of an app that were accepted."""
-        if count:
-            self._accepted.count += count
-            self.minutes.add(app, ACCEPTED, count)
+    def count_accepted(self, app: str, actions: Sequence[str]) -> None:
+        """Count items of an app that were accepted, by their actions."""
+        if not actions:
+            return
+        count, first = len(actions), actions[0]
+        if actions.count(first) == count:  # nearly always
+            self._accepted.add(app, first, count=count)
+        else:
+            for action, part in TallyOf(actions).items():
+                self._accepted.add(app, action, count=part)
+        self.minutes.add(app, ACCEPTED, count)
 
     def count_settled(self, app: str, counts: Mapping[str, int]) -> None:
         """Count items of an app that have settled, by status."""
         for status, count in counts.items():
-            self.settled.labels(status).inc(count)
+            self._settled.add(app, status, count=count)
             self.minutes.add(app, status, count)
+
+    def count_erased(self, app: str, count: int) -> None:
+        """Count items of an app that an erasure has removed from the queue."""
+        if count:
+            self._settled.add(app, ERASED, count=count)
 
     def count_postponed(self, app: str, counts: Mapping[str, int]) -> None:
-        """Count items of an app that are retried or held after an attempt, by status."""
+        """Count items of an app that are retried or held after an attempt, by minute alone."""
         for status, count in counts.items():
-            self.postponed.labels(status).inc(count)
             self.minutes.add(app, status, count)
 
-    def count_call(self, app: str, status: int | None, seconds: float) -> None:
+    def count_retries(self, app: str, reasons: Iterable[str]) -> None:
+        """Count items of an app that are tried again, by reason."""
+        for reason, count in TallyOf(reasons).items():
+            self._retries.add(app, reason, count=count)
+
+    def count_delivered(self, app: str, now: int, since: Iterable[int]) -> None:
+        """Count how long items took that are delivered `now`; times are in milliseconds."""
+        for began, count in TallyOf(since).items():
+            self._delivery_seconds.observe(max(0, now - began) / 1000, app, count=count)
+
+    def count_call(self, app: str, status: int | None, seconds: float, outcome: str) -> None:
         """Count a call to Leanplum about an app, by its HTTP status (None: no answer came).
 
         404 is not a failure: Leanplum answers so if something is not found, also in a `multi`.
         """
-        self.calls.labels(str(status or "none")).inc()
-        self.call_seconds.observe(seconds)
+        self._calls.add(app, outcome)
+        self._call_seconds.observe(seconds, app)
         self.minutes.add(app, CALLS)
         if status is None or not (200 <= status < 300 or status == 404):
             self.minutes.add(app, FAILED_CALLS)
 
-    def define_shared_limit_metrics(self) -> tuple[Gauge, Counter]:
+    def count_call_fill(self, app: str, items: int, users: int) -> None:
+        """Count how many items and users one call that delivers had."""
+        self._call_items.observe(items, app)
+        self._call_users.observe(users, app)
+
+    def count_commit(self, seconds: float) -> None:
+        """Count a commit; the writer's thread calls this."""
+        self._commit_seconds.observe(seconds)
+
+    def count_clock_step(self) -> None:
+        """Count that the wall clock was set."""
+        self._clock_steps.add()
+
+    def count_limited(self, limit: str) -> None:
+        """Count a request that a limit refused: `key`, `app` or `address`."""
+        self._rate_limited.add(limit)
+
+    def count_failed_authentication(self) -> None:
+        """Count a request without a valid key."""
+        self._failed_authentications.add()
+
+    def count_segment(self, kind: str, outcome: str, count: int) -> None:
+        """Count messages at the Segment endpoint."""
+        self._segment.add(kind, outcome, count=count)
+
+    def count_violation(self, app: str, event: str, code: str) -> None:
+        """Count a violation of the tracking plan."""
+        self._plan_violations.add(app, event, code)
+
+    def count_beyond_limit(self, app: str, kinds: Collection[str]) -> None:
+        """Count names that Leanplum would drop, by their kinds."""
+        for kind in kinds:
+            self._taxonomy_beyond_limit.add(app, kind)
+
+    def define_shared_limit_metrics(self) -> tuple[Gauge, Counts]:
         """Define the metrics of limits that replicas share; return the gauge and the counter."""
         up = self._gauge(
-            "leanplum_gateway_shared_limits_up",
-            "1 while limits are shared, 0 while each replica keeps a share",
+            "shared_limits_up", "1 while limits are shared, 0 while each replica keeps a share"
         )
         local = self._counter(
-            "leanplum_gateway_local_limit_decisions",
+            "local_limit_decisions",
             "Rate limit decisions made locally because the shared limits were unavailable",
         )
         return up, local
-
-
-class AcceptedItems(Collector):
-    """The number of items that were accepted: a plain number, for the reason of `RequestTally`."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metric with its current value."""
-        name = "leanplum_gateway_items_accepted"
-        yield CounterMetricFamily(name, "Items accepted", value=self.count)
-
-
-class RequestTally(Collector):
-    """Requests answered, and how long each took.
-
-    Plain lists that become metrics when they are collected: the counters of the Prometheus client
-    take a lock for each number, on every request.
-    """
-
-    def __init__(self) -> None:
-        self._answered: dict[tuple[str, int], int] = {}  # by operation and HTTP status
-        # By operation: a count for each bucket and for +Inf, then the sum of all durations
-        self._times: dict[str, list[float]] = {}
-
-    def add(self, operation: str, status: int, seconds: float) -> None:
-        """Count one request."""
-        key = (operation, status)
-        self._answered[key] = self._answered.get(key, 0) + 1
-        times = self._times.get(operation)
-        if times is None:
-            times = self._times[operation] = [0.0] * (len(BUCKETS) + 2)
-        times[bisect_left(BUCKETS, seconds)] += 1
-        times[-1] += seconds
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics with their current values."""
-        requests = CounterMetricFamily(
-            "leanplum_gateway_requests", "Requests answered", labels=["operation", "status"]
-        )
-        for (operation, status), count in list(self._answered.items()):
-            requests.add_metric([operation, str(status)], count)
-        yield requests
-        seconds = HistogramMetricFamily(
-            "leanplum_gateway_request_seconds", "Duration of requests", labels=["operation"]
-        )
-        bounds = [*map(str, BUCKETS), "+Inf"]
-        for operation, times in list(self._times.items()):
-            buckets = list(zip(bounds, accumulate(times[:-1]), strict=True))
-            seconds.add_metric([operation], buckets, times[-1])
-        yield seconds
 
 
 class NameCounts(Collector):

@@ -58,5 +58,4 @@ class Tracking:
     def count(self, app_name: str, key_id: str, checker: PlanChecker) -> None:
         """Count the violations and the names beyond the limits that a checker found."""
         self.violations.add(app_name, key_id, checker.violations, now_ms())
-        for kind in checker.dropped_kinds:
-            self._metrics.taxonomy_beyond.labels(app_name, kind).inc()
+        self._metrics.count_beyond_limit(app_name, checker.dropped_kinds)

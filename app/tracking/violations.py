@@ -99,7 +99,7 @@ class ViolationCounts:
         for violation in violations:
             name, fault = violation.name, violation.fault
             label = name if violation.planned else OTHER
-            self._metrics.plan_violations.labels(app, label, fault.code).inc()
+            self._metrics.count_violation(app, label, fault.code)
             counted_name = name if violation.planned else self._counted_name(name)
             key = ViolationKey(app, violation.kind, counted_name, fault.code, key_id)
             # Names that SDKs send may contain NUL, which PostgreSQL does not store.

@@ -151,9 +151,7 @@ def test_killed_again_and_again_under_load_it_loses_repeats_and_reorders_nothing
         over.set()
         for writer in writers:
             writer.result(timeout=20)
-        until(
-            lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 40
-        )
+        gateway.until_nothing_waits(40)
         for user in users:
             assert values(server.url, user)[: len(promised[user])] == promised[user]
             assert len(promised[user]) > 10

@@ -74,7 +74,7 @@ def test_a_key_of_leanplums_is_rotated_under_load_and_no_call_fails(
             stop.set()
             thread.join()
         assert set(sent) == {202}
-        until(lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content)
+        gateway.until_nothing_waits()
         arrived = sum(len(values(one.url, f"u{user}")) for one in leanplums for user in range(20))
         assert arrived == len(sent)
         statuses = {call["status"] for one in leanplums for call in requests(one.url)}
@@ -135,9 +135,7 @@ def test_an_app_that_leanplum_refuses_is_held_and_keeps_no_other_app_waiting(
         assert receipt["status"] == "delivered"
         assert "other" in gateway.http.get("/readyz").json()["parts"]["delivery"]["detail"]
         say(file, old, "prod_old", other.replace("prod_gone", "prod_old"))
-        until(
-            lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 60
-        )
+        gateway.until_nothing_waits(60)
 
 
 def test_what_waits_for_an_app_that_is_taken_out_is_held_until_it_is_back(

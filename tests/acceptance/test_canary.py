@@ -346,7 +346,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
             gateway.event("ann", 1)
             until(
                 lambda: (
-                    b'leanplum_gateway_held{app="default"} 1.0'
+                    b'leanplum_gateway_app_held{app="default"} 1.0'
                     in gateway.http.get("/metrics").content
                 )
             )

@@ -85,7 +85,7 @@ def test_with_a_key_the_database_s_files_hold_no_value_and_without_one_they_do(
             post(gateway, value, canary)
         gateway.kill()
         assert (canary.encode() in files(database)) == (key is None)
-        said = b'"bodies.unencrypted"' if key is None else b'"event":"bodies.encrypted","key":"a"'
+        said = b'"bodies.unencrypted"' if key is None else b'"gateway.key":"a"'
         assert said in gateway.output.read_bytes()
 
 

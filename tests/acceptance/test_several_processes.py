@@ -120,9 +120,7 @@ def test_the_count_of_what_waits_follows_what_other_processes_deliver(
 ) -> None:
     with serving(tmp_path, leanplum, "--no-delivery") as gateway, delivering(gateway, "one"):
         post(gateway, 0, 1)
-        until(
-            lambda: b"leanplum_gateway_queued_items 0.0" in gateway.http.get("/metrics").content, 30
-        )
+        gateway.until_nothing_waits(30)
 
 
 def test_dead_letters_are_listed_sent_again_and_discarded_by_command(

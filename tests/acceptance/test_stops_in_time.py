@@ -106,7 +106,8 @@ def test_a_waiting_call_is_answered_202_as_soon_as_draining_begins(tmp_path: Pat
         waiting: Future[httpx.Response] = threads.submit(gateway.event, "ann", 1, Prefer="wait=30")
         until(
             lambda: (
-                b"leanplum_gateway_items_accepted_total 1.0" in gateway.http.get("/metrics").content
+                b'leanplum_gateway_items_accepted_total{action="track",app="default"} 1.0'
+                in gateway.http.get("/metrics").content
             )
         )
         time.sleep(0.2)  # it reads its receipt, and waits

@@ -15,8 +15,11 @@ from app.ingest import validate
 from app.pages import asset_path
 from tests.support.gateway import CANARY, EVENT, Talk
 from tests.support.openapi import dereferenced
+from tests.support.wait import until
 
 Start = Callable[..., Talk]
+REQUESTS = "leanplum_gateway_http_requests"
+DURATION = "leanplum_gateway_http_request_duration_seconds"
 
 
 def test_livez_needs_no_key_and_no_database(gateway: Talk) -> None:
@@ -57,15 +60,21 @@ def test_metrics_count_requests_and_items(start: Start) -> None:
     talk.event({})
     talk.batch([EVENT | {"action": "track"}] * 3)
     found = samples(talk)
-    assert found['leanplum_gateway_requests_total{operation="POST /v1/events",status="202"}'] == 1
-    assert found['leanplum_gateway_requests_total{operation="POST /v1/events",status="422"}'] == 1
-    assert found['leanplum_gateway_request_seconds_count{operation="POST /v1/events"}'] == 2
-    assert (
-        found['leanplum_gateway_request_seconds_bucket{le="+Inf",operation="POST /v1/events"}'] == 2
-    )
-    assert found["leanplum_gateway_items_accepted_total"] == 4
-    assert found["leanplum_gateway_queued_items"] == 4
-    assert all(name.startswith("leanplum_gateway_") for name in found)
+    events = 'method="POST",route="/v1/events"'
+    for status, status_class in ((202, "2xx"), (422, "4xx")):
+        assert found[f'{REQUESTS}_total{{{events},status="{status}"}}'] == 1
+        assert found[f'{DURATION}_count{{{events},status_class="{status_class}"}}'] == 1
+        bucket = f'{DURATION}_bucket{{le="+Inf",{events},status_class="{status_class}"}}'
+        assert found[bucket] == 1
+    assert found['leanplum_gateway_items_accepted_total{action="track",app="default"}'] == 4
+    until(lambda: waiting(talk) == 4)
+    assert {name for name in found if not name.startswith("leanplum_gateway_")} == {
+        *(name for name in found if name.startswith(("process_", "python_info"))),
+    }
+
+
+def waiting(talk: Talk) -> float:
+    return talk.metric('queue_items{app="default",state="accepted"}')
 
 
 def test_buckets_of_a_histogram_only_grow(gateway: Talk) -> None:
@@ -73,7 +82,8 @@ def test_buckets_of_a_histogram_only_grow(gateway: Talk) -> None:
         gateway.event()
     counts = [
         count for name, count in samples(gateway).items()
-        if name.startswith("leanplum_gateway_request_seconds_bucket") and 'operation="POST /v1/events"' in name
+        if name.startswith(f"{DURATION}_bucket")
+        and 'method="POST",route="/v1/events",status_class="2xx"' in name
     ]  # fmt: skip
     assert len(counts) > 5
     assert counts == sorted(counts)
@@ -86,7 +96,7 @@ def test_metrics_have_one_line_for_each_operation_and_not_for_each_address(gatew
         gateway.post(f"/v1/users/{CANARY}{number}", {"userAttributes": {"a": 1}}, method="PATCH")
     names = samples(gateway)
     assert not [name for name in names if CANARY in name]
-    assert len([name for name in names if name.startswith("leanplum_gateway_requests_total")]) < 15
+    assert len([name for name in names if name.startswith(f"{REQUESTS}_total")]) < 15
 
 
 # --- the OpenAPI document ---------------------------------------------------------------------------------------------

@@ -85,6 +85,6 @@ def test_the_log_says_whose_key_it_is_and_neither_the_key_nor_the_query(
     ((key_id,),) = talk.rows("SELECT id FROM caller_keys")
     said = "".join(capfd.readouterr())
     assert said.count("key.leaked") == 2
-    assert f"key_id={key_id}" in said or f'"key_id":"{key_id}"' in said
+    assert f"key_id={key_id}" in said or f'"gateway.key_id":"{key_id}"' in said
     assert CANARY not in said
     assert talk.key not in said

@@ -3,7 +3,8 @@
 import io
 import json
 
-from app.telemetry.logs import LineWriter, LogLine
+from app.telemetry.log_lines import LogLine
+from app.telemetry.logs import LineWriter
 
 
 class Disk(io.RawIOBase):
@@ -26,12 +27,12 @@ def test_lines_that_can_not_be_written_are_counted_and_told_when_they_can_be_aga
     disk = Disk()
     writer = LineWriter(disk)  # type: ignore[arg-type]
     writer.write_now(LogLine("error", 0, "write.failed", {}))
-    writer.write_soon(LogLine("info", 0, "request.answered", {}))
+    writer.write_soon(LogLine("info", 0, "stop.draining", {}))
     writer.flush()
     disk.full = False
     writer.write_now(LogLine("info", 0, "gateway.started", {}))
     told = [json.loads(line) for line in disk.written.splitlines()]
-    assert [(line["event"], line.get("lines")) for line in told] == [
+    assert [(line["event.action"], line.get("gateway.lost")) for line in told] == [
         ("gateway.started", None),
         ("log.lost", 2),
     ]

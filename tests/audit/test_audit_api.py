@@ -288,16 +288,16 @@ def test_a_misfit_is_told_by_a_metric_of_its_own(start: Callable[..., Talk]) -> 
     sealed(talk, 1)
     change(talk, "UPDATE audit_tree SET size = size + 1")
     until(lambda: told_of(talk)[0] == "1.0")
-    assert "leanplum_gateway_audit_does_not_fit 1.0" in talk.get("/metrics").text
+    assert "leanplum_gateway_audit_tampering_detected 1.0" in talk.get("/metrics").text
     assert "differs from what was recorded" in told_of(talk)[1]["detail"]
     change(talk, "UPDATE audit_tree SET size = size - 1")
-    until(lambda: "leanplum_gateway_audit_does_not_fit 0.0" in talk.get("/metrics").text)
+    until(lambda: "leanplum_gateway_audit_tampering_detected 0.0" in talk.get("/metrics").text)
 
 
 def told_of(talk: Talk) -> tuple[str, dict[str, Any]]:
     """The metric, and the part of /readyz."""
     (metric,) = re.findall(
-        r"^leanplum_gateway_audit_not_sealed (\S+)$", talk.get("/metrics").text, re.MULTILINE
+        r"^leanplum_gateway_audit_sealing_failing (\S+)$", talk.get("/metrics").text, re.MULTILINE
     )
     part: dict[str, Any] = talk.get("/readyz").json()["parts"]["audit"]
     return metric, part

@@ -36,14 +36,16 @@ def test_its_commands_look_up_prove_export_and_verify_and_find_what_was_changed(
         assert found["records"] == tracked["records"] != []
         assert proof["checkpoint"]["note"].split("\n")[0] == sealed["note"].split("\n")[0]
         assert grew["hashes"]
-        until(lambda: b"audit.sealed" in gateway.output.read_bytes())
+        until(lambda: b"audit.checkpoint" in gateway.output.read_bytes())
         lines = [
             json.loads(line)
             for line in gateway.output.read_text().splitlines()
             if line.startswith("{")
         ]
-        told = [line["note"] for line in lines if line["event"] == "audit.sealed"]
-        assert any(line["event"] == "audit.key_in_database" for line in lines)
+        told = [
+            line["gateway.note"] for line in lines if line["event.action"] == "audit.checkpoint"
+        ]
+        assert any(line["event.action"] == "audit.key_in_database" for line in lines)
         assert gateway.terminate() == 0
         public = ran(tmp_path, gateway, COMMANDS[1], "", 0).strip()
         assert public == sealed["publicKey"]

@@ -19,7 +19,10 @@ from tests.support.wait import until
 
 from .logs import Log, opened
 
-NOT_SEALED, MISFIT = "leanplum_gateway_audit_not_sealed", "leanplum_gateway_audit_does_not_fit"
+NOT_SEALED, MISFIT = (
+    "leanplum_gateway_audit_sealing_failing",
+    "leanplum_gateway_audit_tampering_detected",
+)
 QUICK = {"gateway_commit_seconds": 1}
 
 

@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import structlog
 
 from app.audit import merkle, proofs
-from app.audit.sealer import HOUR, NotSealed
+from app.audit.sealer import HOUR, NotSealed, Sealer
 from app.audit.signing_keys import AuditKeys
 from app.cli.audit_log import parse_ranges
 from app.cli.audit_report import report_lines
@@ -48,6 +49,43 @@ def test_of_sealers_that_go_for_the_same_records_one_seals_them(database: str) -
             size for (size,) in log.rows("SELECT size FROM audit_checkpoints ORDER BY size")
         ] == [600, 610]
         assert log.verified().findings == []
+
+
+def test_a_checkpoint_is_logged_at_most_once_in_its_interval_and_the_last_one_always(
+    database: str,
+) -> None:
+    with opened(database) as log, structlog.testing.capture_logs() as lines:
+
+        async def seal() -> list[list[int]]:
+            seconds = [0.0]
+            writer = Writer(log.engine)
+            writer.start()
+            sealer = Sealer(
+                log.engine,
+                writer,
+                log.signer,
+                log.macs,
+                KEEP,
+                lambda: log.now,
+                checkpoint_seconds=60,
+                ticks=lambda: seconds[0],
+            )
+            shown = []
+            for seconds[0], written in ((0, 3), (1, 2), (59, 2), (60, 0), (61, 1)):
+                log.write(written)
+                await sealer.attempt()
+                shown.append(logged())
+            sealer.log_checkpoint()
+            shown.append(logged())
+            sealer.log_checkpoint()
+            await writer.stop()
+            return [*shown, logged()]
+
+        def logged() -> list[int]:
+            return [line["size"] for line in lines if line["event"] == "audit.checkpoint"]
+
+        first, later = [3], [3, 7]
+        assert asyncio.run(seal()) == [first, first, first, later, later, [*later, 8], [*later, 8]]
 
 
 def test_a_record_that_is_gone_before_it_is_sealed_is_told_for_good(

@@ -88,7 +88,12 @@ def track(**more: Any) -> dict[str, Any]:
 
 def stored(talk: Talk) -> int:
     """How many items were ever accepted, as the metrics tell."""
-    return int(metric(talk, "leanplum_gateway_items_accepted_total"))
+    counts = re.findall(
+        r"^leanplum_gateway_items_accepted_total{.*} (\S+)$",
+        talk.get("/metrics").text,
+        re.MULTILINE,
+    )
+    return int(sum(map(float, counts)))
 
 
 def metric(talk: Talk, name: str) -> float:
@@ -97,9 +102,7 @@ def metric(talk: Talk, name: str) -> float:
 
 
 def warnings(talk: Talk, label: str) -> float:
-    return metric(
-        talk, f'leanplum_gateway_leanplum_warnings_total{{app="default",warning="{label}"}}'
-    )
+    return metric(talk, f'leanplum_gateway_warnings_total{{app="default",warning="{label}"}}')
 
 
 def actions(leanplum: Leanplum) -> list[str]:

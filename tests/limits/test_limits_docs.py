@@ -36,4 +36,4 @@ def test_its_url_is_taken_and_its_metrics_are_told(start: Start, valkey: Valkey)
     talk.event()
     told = talk.get("/metrics").text
     for name in re.findall(r"`(leanplum_gateway_\w+)", PAGE):
-        assert re.search(rf"^{name}[ {{]", told, re.MULTILINE), name
+        assert re.search(rf"^# HELP {name} ", told, re.MULTILINE), name

@@ -166,6 +166,6 @@ def test_minutes_that_are_over_and_stored_are_forgotten() -> None:
 )
 def test_a_call_is_a_failure_unless_leanplum_answered_it(status: int | None, failed: int) -> None:
     metrics = Metrics()
-    metrics.count_call("ios", status, 0.1)
+    metrics.count_call("ios", status, 0.1, "ok")
     kinds = [row.kind for row in metrics.minutes.pending()]
     assert kinds == ["calls", "failed-calls"][: 1 + failed]

@@ -440,7 +440,9 @@ def test_a_start_tells_of_names_and_of_the_bootstrap_key_in_a_line_each(tmp_path
     warned = [
         json.loads(line) for line in gateway.output.read_text().splitlines() if '"warning"' in line
     ]
-    reasons = {line["reason"]: line["event"] for line in warned if "reason" in line}
+    reasons = {
+        line["error.message"]: line["event.action"] for line in warned if "error.message" in line
+    }
     assert sorted(reasons.values()) == [
         "key.bootstrap_ignored",
         "settings.ignored",

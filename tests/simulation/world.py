@@ -119,7 +119,7 @@ class World:
             structlog.configure(processors=before)
 
     def _log(self, _: Any, name: str, entry: MutableMapping[str, Any]) -> Any:
-        entry = {key: value for key, value in entry.items() if key not in {"attempt", "ms"}}
+        entry = {key: value for key, value in entry.items() if key not in {"attempt", "duration"}}
         told = " ".join(f"{key}={value}" for key, value in entry.items() if key != "event")
         self.trace(f"  log {entry.get('event')} {told}"[:200])
         raise structlog.DropEvent

@@ -133,7 +133,7 @@ class Talk:
 
     def queued(self) -> int:
         """Return how many items wait."""
-        return int(self.metric("queued_items"))
+        return self.app.services.outbox.queued
 
     def until_nothing_waits(self, seconds: float = 20.0) -> None:
         """Wait until everything that was accepted is settled."""

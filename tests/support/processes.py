@@ -3,10 +3,12 @@ own pid.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -136,6 +138,21 @@ class Process:
     def call(self, method: str, path: str, **given: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.key}"} | given.pop("headers", {})
         return self.http.request(method, path, headers=headers, **given)
+
+    def until_nothing_waits(self, seconds: float = 40.0) -> None:
+        """Wait until the metrics show an empty queue, as it is from now on."""
+        since = time.time()
+        until(lambda: self._queued_after(since) == 0, seconds)
+
+    def _queued_after(self, since: float) -> float:
+        """Return how many items wait; -1 if the queue was not read after a time."""
+        text = self.http.get("/metrics").text
+        read_at = re.findall(
+            r"^leanplum_gateway_database_read_timestamp_seconds (\S+)$", text, re.M
+        )
+        if not read_at or float(read_at[0]) < since:
+            return -1
+        return sum(map(float, re.findall(r"^leanplum_gateway_queue_items{.*} (\S+)$", text, re.M)))
 
     def event(self, user: str, value: int, **headers: str) -> httpx.Response:
         body = {"userId": user, "event": "E", "value": value, "id": f"{user}-{value}"}
@@ -272,7 +289,7 @@ def fleet(
     They are ready, and each deliverer has its part of the shards.
     """
     common = {"GATEWAY_BOOTSTRAP_KEY": key_format.make()} | settings
-    part = f'"shards":{SHARDS // deliverers}'.encode() if deliverers else b""
+    part = f'"gateway.shards":{SHARDS // deliverers}'.encode() if deliverers else b""
     gateways = [Process(folder, upstream, "--no-delivery", **common) for _ in range(apis)]
     beside = [Deliverer(gateways[0], str(number)) for number in range(deliverers)]
     with ExitStack() as stack:

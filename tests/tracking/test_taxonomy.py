@@ -129,7 +129,7 @@ def test_under_warn_it_is_accepted_and_each_receipt_says_so(warning: Talk) -> No
     assert [codes(answer) for answer in answers] == [{}, near, near, over, over, {}]
     assert names(warning)["events"] == ["A", "B", "C"]
     assert (
-        'leanplum_gateway_taxonomy_beyond_total{app="default",kind="events"} 2.0'
+        'leanplum_gateway_taxonomy_beyond_limit_total{app="default",kind="events"} 2.0'
         in warning.get("/metrics").text
     )
 

@@ -66,8 +66,8 @@ def calls(gateway: Process, count: int, path: str = "/v1/events", key: str = "")
 
 def metric(gateway: Process, sample: str) -> float:
     text = httpx.get(f"{gateway.url}/metrics").text
-    (value,) = re.findall(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
-    return float(value)
+    values_found = re.findall(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
+    return float(values_found[0]) if values_found else 0.0
 
 
 def test_every_item_that_any_worker_accepts_is_delivered(gateway: Process, leanplum: str) -> None:
@@ -92,8 +92,8 @@ def test_a_worker_that_seals_nothing_itself_tells_the_statement_of_an_erasure(
 
 
 def test_metrics_are_those_of_all_workers(gateway: Process) -> None:
-    accepted = "leanplum_gateway_items_accepted_total"
-    settled = 'leanplum_gateway_items_settled_total{status="delivered"}'
+    accepted = 'leanplum_gateway_items_accepted_total{action="track",app="default"}'
+    settled = 'leanplum_gateway_items_settled_total{app="default",status="delivered"}'
     gateway.event("first", 1)
     until(lambda: f"\n{settled} " in httpx.get(f"{gateway.url}/metrics").text)
     before, settled_before = metric(gateway, accepted), metric(gateway, settled)
@@ -102,15 +102,27 @@ def test_metrics_are_those_of_all_workers(gateway: Process) -> None:
         assert metric(gateway, accepted) == before + 40
     until(lambda: metric(gateway, settled) >= settled_before + 40)
     text = httpx.get(f"{gateway.url}/metrics").text
-    assert text.count("# TYPE leanplum_gateway_requests_total counter") == 1
+    assert text.count("# TYPE leanplum_gateway_http_requests_total counter") == 1
 
 
-def test_no_counter_falls_when_a_worker_is_killed(gateway: Process) -> None:
-    calls(gateway, 20)
-    before = metric(gateway, "leanplum_gateway_items_accepted_total")
-    for name in ("accepting-1", "accepting-2"):
-        Worker(gateway, name).kill()
-        assert metric(gateway, "leanplum_gateway_items_accepted_total") == before
+@pytest.mark.parametrize("name", ALL)
+def test_no_counter_falls_when_a_worker_is_killed(gateway: Process, name: str) -> None:
+    accepted = 'leanplum_gateway_items_accepted_total{action="track",app="default"}'
+    settled = 'leanplum_gateway_items_settled_total{app="default",status="delivered"}'
+    calls(gateway, 1)
+    until(lambda: f"{settled} " in httpx.get(f"{gateway.url}/metrics").text)
+    delivered = metric(gateway, settled)
+    assert calls(gateway, 20) == [202] * 20
+    until(lambda: metric(gateway, settled) >= delivered + 20)
+    before = {sample: metric(gateway, sample) for sample in (accepted, settled)}
+    Worker(gateway, name).kill()
+    assert {sample: metric(gateway, sample) for sample in before} == before
+
+
+def test_each_process_shows_its_own_memory_and_processor_time(gateway: Process) -> None:
+    for worker in (*ALL, "supervisor"):
+        assert metric(gateway, f'process_resident_memory_bytes{{worker="{worker}"}}') > 0
+        assert metric(gateway, f'process_cpu_seconds_total{{worker="{worker}"}}') > 0
 
 
 def test_a_limit_holds_for_all_workers_together(gateway: Process) -> None:
@@ -150,8 +162,10 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     before = pids(gateway, name)
     Worker(gateway, name).kill()
     assert len(pids(gateway, name)) == len(before) + 1
-    ended_lines = [line for line in lines(gateway, "worker.ended") if line["worker"] == name]
-    assert ended_lines[-1]["how"] == "the signal SIGKILL"
+    ended_lines = [
+        line for line in lines(gateway, "worker.ended") if line["gateway.worker"] == name
+    ]
+    assert ended_lines[-1]["gateway.how"] == "the signal SIGKILL"
     user = f"after-{name}-{gateway.port}"
     assert gateway.event(user, 1).status_code == 202
     until(lambda: values(leanplum, user) == [1])
@@ -163,6 +177,10 @@ def test_a_stop_ends_all_workers_in_order_with_exit_code_0(tmp_path: Path, leanp
         for number in range(30):
             assert gateway.event(f"stop-{number}", number).status_code == 202
         assert gateway.terminate() == 0
+        (stopped,) = lines(gateway, "gateway.stopped")
+        assert (stopped["gateway.why"], stopped["gateway.queued"]) == ("SIGTERM", 0)
+        (started,) = lines(gateway, "gateway.started")
+        assert started["gateway.workers"] == 2
         assert not any(is_running(pid) for pid in processes.values())
         assert all(values(leanplum, f"stop-{number}") == [number] for number in range(30))
 
@@ -259,7 +277,7 @@ def test_a_worker_that_hangs_does_not_keep_the_gateway_from_stopping(
         os.kill(pids(gateway, name)[-1], signal.SIGSTOP)
         gateway.process.send_signal(signal.SIGTERM)
         assert gateway.process.wait(timeout=60) == 1
-        assert [line["worker"] for line in lines(gateway, "worker.killed")] == [name]
+        assert [line["gateway.worker"] for line in lines(gateway, "worker.killed")] == [name]
 
 
 def test_workers_outlive_the_process_that_forked_them(tmp_path: Path, leanplum: str) -> None:
@@ -270,7 +288,9 @@ def test_workers_outlive_the_process_that_forked_them(tmp_path: Path, leanplum: 
         until(lambda: not is_running(pid))
         assert gateway.event("orphan", 1).status_code == 202
         Worker(gateway, "accepting-1").kill()  # another such process forks the next one
-        assert [line["worker"] for line in lines(gateway, "worker.ended")] == ["accepting-1"]
+        assert [line["gateway.worker"] for line in lines(gateway, "worker.ended")] == [
+            "accepting-1"
+        ]
         assert gateway.terminate() == 0
         assert values(leanplum, "orphan") == [1]
 

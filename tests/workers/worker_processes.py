@@ -39,14 +39,18 @@ class Worker:
 
 def pids(gateway: Process, name: str) -> list[int]:
     """Return the processes that were ready under a name, in their order."""
-    return [line["pid"] for line in lines(gateway, "worker.ready") if line["worker"] == name]
+    return [
+        line["gateway.pid"]
+        for line in lines(gateway, "worker.ready")
+        if line["gateway.worker"] == name
+    ]
 
 
 def lines(gateway: Process, event: str) -> list[dict[str, Any]]:
     """Return the log lines of an event."""
     logged = [line for line in gateway.output.read_bytes().splitlines() if line[:1] == b"{"]
     parsed = map(orjson.loads, logged)
-    return [line for line in parsed if line.get("event") == event]
+    return [line for line in parsed if line.get("event.action") == event]
 
 
 def descendants(pid: int) -> list[int]:
@@ -85,7 +89,7 @@ def workers_serving(
         try:
             yield gateway
         finally:
-            started = [line["pid"] for line in lines(gateway, "worker.ready")]
+            started = [line["gateway.pid"] for line in lines(gateway, "worker.ready")]
             if gateway.process.poll() is None:
                 gateway.kill()
             until(lambda: not any(is_running(pid) for pid in started))

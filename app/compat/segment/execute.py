@@ -126,7 +126,7 @@ class MessageExecutor:
             for message, outcome in zip(call.messages, outcomes, strict=True)
         )
         for (kind, outcome_name), count in counts.items():
-            self._metrics.segment.labels(kind, outcome_name).inc(count)
+            self._metrics.count_segment(kind, outcome_name, count)
         refused = [outcome for outcome in outcomes if isinstance(outcome, GatewayError)]
         if refused:
             codes = {code for error in refused for code in response.codes_of(error)}

@@ -65,7 +65,7 @@ OF_OPERATIONS: dict[str, dict[str, Any]] = {
 }
 TEXTS = {
     "text/html": "<!doctype html><title>Problems</title>",
-    "text/plain": "leanplum_gateway_items_accepted_total 42.0\n",
+    "text/plain": 'leanplum_gateway_items_accepted_total{action="track",app="default"} 42.0\n',
     "application/octet-stream": "(bytes)",
 }
 
