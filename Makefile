@@ -6,7 +6,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 # UPGRADE=--upgrade makes `make lock` take the newest versions; without it only what pyproject.toml asks for changes.
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet $(UPGRADE)
-LOCK := $(COMPILE) pyproject.toml
+LOCK := $(COMPILE) --extra otel pyproject.toml
 
 # Tests start hundreds of processes, and pytest rewrites hundreds of files: each is compiled once, not each time.
 unexport PYTHONDONTWRITEBYTECODE

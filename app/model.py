@@ -197,6 +197,7 @@ class Acceptance(NamedTuple):
     refused_actions: Mapping[str, int] = NOTHING_REFUSED
     # By subject, the keyed hashes of those whom it erases
     erased_users: Mapping[str, str] = NOBODY_ERASED
+    traceparent: str | None = None  # of the call's span, if it is sampled (W3C Trace Context)
 
 
 class CallRecord(NamedTuple):
@@ -266,6 +267,7 @@ class Item(NamedTuple):
     caller: int = 0  # whose fair share it counts to
     # When it was accepted, or last sent again by an operator: what its age is counted from
     queued_at: int = 0
+    traceparent: str | None = None  # of the span of the call that brought it
 
     @property
     def undecryptable(self) -> bool:

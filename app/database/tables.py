@@ -71,6 +71,8 @@ acceptances = Table(
     Column("accepted_at", BigInteger, nullable=False),
     # A checksum of `request_id`, by which a search finds it (`outbox/search_index.py`)
     Column("request", BigInteger, nullable=False, server_default=text("0")),
+    # W3C `traceparent` of the span of the call; NULL if it is not traced
+    Column("traceparent", Text),
 )
 
 items = Table(

@@ -44,7 +44,7 @@ from app.model import (
 from app.outbox import user_lock_rows
 from app.outbox.liveness_lock import FileLock, LivenessLock
 from app.outbox.outbox import Outbox
-from app.telemetry import Metrics, describe
+from app.telemetry import Metrics, describe, traces
 
 POSTPONED = (Status.RETRYING.value, Status.HELD.value)
 STORAGE_PAUSE_SECONDS = 1.0  # between tries while the database can't be used
@@ -197,6 +197,10 @@ class AttemptRunner:
         Return until when (ms, monotonic) each lane is deferred that still has items of it in the
         queue; None where the attempt was taken for lost meanwhile. Raises StorageUnavailable.
         """
+        with traces.delivering(attempt.app.name, (item.traceparent for item in attempt.items)):
+            return await self._run(attempt)
+
+    async def _run(self, attempt: Attempt) -> dict[int, int] | None:
         try:
             outcomes = await self._send_or_trouble(attempt)
             lane = attempt.items[0].lane
@@ -396,6 +400,7 @@ class AttemptRunner:
             if verdict.status is Status.DELIVERED
         ]
         self._metrics.count_delivered(attempt.app.name, self._options.clock(), delivered)
+        traces.note_outcomes(counts)
         self._report_state(attempt.app.name)
         if Status.HELD.value in counts:
             held = next(verdict for _, verdict in verdicts if verdict.status is Status.HELD)

@@ -82,6 +82,7 @@ class RequestContext:
         "subjects",
         "too_slow",
         "trace_id",
+        "traceparent",
     )
 
     def __init__(self, scope: MutableMapping[str, Any]) -> None:
@@ -92,6 +93,8 @@ class RequestContext:
         self.request_id = given.decode() if given and REQUEST_ID.match(given) else new_request_id()
         trace = TRACEPARENT.match(self.headers.get(b"traceparent", b""))
         self.trace_id = trace.group(1).decode() if trace else None
+        # Of the request's own span, if that is sampled.
+        self.traceparent: str | None = None
         client = scope.get("client")
         peer = client[0] if client else ""
         self.address: str = plain(peer) if ":" in peer else peer

@@ -19,13 +19,14 @@ class CallFacts(Protocol):
     """The facts that the audit records of the call that brings the items.
 
     `recorded` is set once the audit record is committed with the items. `accepted` counts the items
-    that were accepted.
+    that were accepted. `traceparent` is that of the call's span, if it is sampled.
     """
 
     accepted: int
     request_id: str
     operation: str
     address: str
+    traceparent: str | None
     recorded: bool
     refused_actions: Mapping[str, int]
     refused_subjects: Collection[str]
@@ -224,6 +225,7 @@ class Ingest:
             users=self._pseudonyms(app.name, subjects),
             refused_actions=call.refused_actions,
             erased_users=self._erased_users(app, items),
+            traceparent=call.traceparent,
         )
 
     def _erased_users(self, app: App, items: Sequence[NewItem]) -> Mapping[str, str]:

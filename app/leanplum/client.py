@@ -5,7 +5,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import IO, Any, NamedTuple, Self, TypeVar
@@ -86,6 +86,15 @@ class Unreachable(Exception):
         self.sent = sent
 
 
+NoteStatus = Callable[[int], None]
+# Makes the span of a call from Leanplum's action and host
+CallTracing = Callable[[str, str], AbstractContextManager[NoteStatus]]
+
+
+def _untraced(action: str, host: str) -> AbstractContextManager[NoteStatus]:
+    return nullcontext(lambda status: None)
+
+
 class Progress:
     """The progress of one request, as the transport traces it.
 
@@ -138,8 +147,10 @@ class LeanplumClient:
         secrets: Callable[[], Iterable[SecretStr]] = tuple,
         transport: httpx.AsyncBaseTransport | None = None,
         route: Route = DIRECT,
+        tracing: CallTracing = _untraced,
     ) -> None:
-        self._timeout = timeout
+        """`tracing` makes the span of a call, given Leanplum's action and host."""
+        self._timeout, self._tracing = timeout, tracing
         # Shorter than the whole call's, so that this one is reported
         self._connect_timeout = min(CONNECT_SECONDS, timeout / 2)
         self._max_response, self._max_download = max_response, max_download
@@ -284,7 +295,13 @@ class LeanplumClient:
     async def _send(self, request: httpx.Request, seconds: float) -> LeanplumResponse:
         """Send a request and read the whole response within the time. Raises Unreachable."""
         progress = request.extensions["trace"] = Progress()
-        return await self._within(seconds, self._exchange(request), progress)
+        with self._traced(request) as note_status:
+            response = await self._within(seconds, self._exchange(request), progress)
+            note_status(response.status)
+        return response
+
+    def _traced(self, request: httpx.Request) -> AbstractContextManager[NoteStatus]:
+        return self._tracing(request.url.params.get("action", ""), request.url.host)
 
     async def _exchange(self, request: httpx.Request) -> LeanplumResponse:
         response = await self._http.send(request, stream=True)
@@ -323,7 +340,11 @@ class LeanplumClient:
     async def _send_for_headers(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return its response before its body is read. Raises Unreachable."""
         progress = request.extensions["trace"] = Progress()
-        return await self._within(self._timeout, self._http.send(request, stream=True), progress)
+        sending = self._http.send(request, stream=True)
+        with self._traced(request) as note_status:
+            response = await self._within(self._timeout, sending, progress)
+            note_status(response.status_code)
+        return response
 
     async def _within(self, seconds: float | None, call: Awaitable[T], progress: Progress) -> T:
         """Return the result of a call that takes at most `seconds`. Raises Unreachable."""

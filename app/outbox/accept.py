@@ -32,7 +32,8 @@ from app.outbox.erasure import ActiveErasures, ErasureCheck, SubjectItems, alias
 
 RESERVE = "UPDATE sequence SET last = last + ? RETURNING last, erasures"
 INSERT_ACCEPTANCES = (
-    "INSERT INTO acceptances (first_seq, prefix, app, key_id, request_id, accepted_at, request)"
+    "INSERT INTO acceptances "
+    "(first_seq, prefix, app, key_id, request_id, accepted_at, request, traceparent)"
 )
 # Most items have neither an id of the caller's nor notes. Columns that are left out are not bound
 # as NULL for each row, which saves 2 % of the processor time of a batch with ids.
@@ -99,7 +100,7 @@ class _NewRows:
 
     def insert(self, cursor: Cursor) -> None:
         """Insert all rows except the audit records."""
-        insert_values(cursor, INSERT_ACCEPTANCES, 7, self.acceptances)
+        insert_values(cursor, INSERT_ACCEPTANCES, 8, self.acceptances)
         insert_values(cursor, INSERT_PLAIN_ITEMS, 8, self.plain_items)
         if self.own_id_items:
             insert_values(cursor, INSERT_OWN_ID_ITEMS, 9, self.own_id_items)
@@ -258,6 +259,7 @@ class Accept:
                 acceptance.request_id,
                 acceptance.accepted_at,
                 ids.request_checksum(acceptance.request_id),
+                acceptance.traceparent,
             )
         record = _record(acceptance, taken, accepted)
         if self.change and self._erases(taken):

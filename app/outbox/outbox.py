@@ -53,6 +53,7 @@ from app.outbox.leases import Pseudonymize, ReleaseLeases, RenewLeases
 from app.outbox.search import ReceiptPage, ReceiptSearch, search
 from app.outbox.settle import Begin, Settle
 from app.outbox.user_lock_rows import NOBODY, Denied, Lock, LockRequest, LockResult, Unlock
+from app.telemetry import traces
 
 log = structlog.get_logger("outbox")
 T = TypeVar("T")
@@ -154,7 +155,11 @@ class Outbox:
         accepted = 0
         try:
             write = self._writer.write(self._accept(acceptance), seconds=seconds)
-            taken = await _with_ids(write, lambda taken: taken)
+            if acceptance.traceparent is None:
+                taken = await _with_ids(write, lambda taken: taken)
+            else:
+                with traces.committing(coming):
+                    taken = await _with_ids(write, lambda taken: taken)
             accepted = [kind for _, kind in taken].count("accepted")
         finally:
             self.queued -= coming - accepted

@@ -20,7 +20,7 @@ WAITING = """
 SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto FROM (
     SELECT i.seq, coalesce(i.id, a.prefix || {hex}) AS id, a.app, i.subject, i.action, i.body,
            a.accepted_at, i.attempts, coalesce(i.next_attempt_at, 0) AS next_attempt_at,
-           i.lane, i.caller, coalesce(i.replayed_at, a.accepted_at) AS queued_at
+           i.lane, i.caller, coalesce(i.replayed_at, a.accepted_at) AS queued_at, a.traceparent
     FROM items i JOIN acceptances a ON a.first_seq = i.acceptance
     WHERE i.seq IN (SELECT seq FROM items WHERE settled_at IS NULL AND {which} ORDER BY seq LIMIT ?)
 ) AS found) AS counted WHERE upto - length(body) < ?
@@ -152,7 +152,8 @@ class _Reader:
             opened(one.body, body_context(one.app, one.action, one.seq, one.subject))
             for one in found
         ]
-        return [Item(*one[:5], body, *one[6:]) for one, body in zip(found, bodies, strict=True)]
+        decrypted = zip(found, bodies, strict=True)
+        return [Item._make((*one[:5], body, *one[6:])) for one, body in decrypted]
 
     def _rows(self, which: str, values: tuple[Any, ...]) -> list[Item]:
         columns = f"json_group_array(json_array({COLUMNS}))" if self._dialect.one_row else COLUMNS

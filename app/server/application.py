@@ -1,6 +1,6 @@
 """The ASGI application: routers, handlers, middleware, and the lifespan of the gateway."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,14 +39,14 @@ from app.server import operations, pages
 from app.server.bootstrap import NOTHING_SHARED, Role, Services, Shared, gateway
 from app.server.handlers import Handlers, handlers_of
 from app.server.lifecycle import Lifecycle
-from app.server.middleware import Middleware, Targets
+from app.server.middleware import QUIET, CompatEndpoint, HotHandler, Middleware, Targets
 from app.server.openapi import document
 from app.server.process_reports import ProcessReports
 from app.server.unknown_routes import shown_path, unknown_route
 from app.server.worker_events import exchange_events
 from app.server.worker_links import WorkerLink
 from app.settings import Settings
-from app.telemetry import Metrics
+from app.telemetry import Metrics, traces
 from app.tracking.plan.validate import NO_PLANS, Plans
 
 ROUTERS = (
@@ -98,9 +98,7 @@ class Application(FastAPI):
             redoc_url=None,
             openapi_url=None,
             redirect_slashes=False,
-            # The gateway has metrics and logs of its own. FastAPI's would tell the keys in the URLs
-            # of SDKs' calls, and to look whether anybody wants them takes time on every request.
-            telemetry={"tracing": False, "metrics": False, "logs": False},
+            telemetry={**traces.request_tracing(), "exclude": _is_quiet},
         )
         self.settings, self._metrics, self._role = settings, metrics, role
         self._link, self._shared = link, shared
@@ -157,17 +155,7 @@ class Application(FastAPI):
             }
         )
         self.middleware_stack = Middleware(
-            Targets(
-                hot_handlers={
-                    ("POST", events.EVENTS): handlers.items.post_event,
-                    ("POST", batch.BATCH): handlers.batches.post,
-                },
-                compat_endpoints={
-                    **dict.fromkeys(sdk.PATHS, handlers.sdk.answer),
-                    **dict.fromkeys(SEGMENT_PATHS, handlers.segment.answer),
-                },
-                router=self._route,
-            ),
+            self._targets(handlers),
             services.authenticator,
             services.bodies,
             services.audit_trail,
@@ -175,7 +163,24 @@ class Application(FastAPI):
             proxies=TrustedProxies(self.settings.trusted_proxies),
             root_path=self.settings.gateway_root_path,
             access_log=self.settings.gateway_access_log,
+            traced=traces.enabled(),
         )
+
+    def _targets(self, handlers: Handlers) -> Targets:
+        """Return the targets of requests; those past the router name the spans of requests."""
+        hot_handlers: dict[tuple[str, str], HotHandler] = {
+            ("POST", events.EVENTS): handlers.items.post_event,
+            ("POST", batch.BATCH): handlers.batches.post,
+        }
+        compat_endpoints: dict[str, CompatEndpoint] = {
+            **dict.fromkeys(sdk.PATHS, handlers.sdk.answer),
+            **dict.fromkeys(SEGMENT_PATHS, handlers.segment.answer),
+        }
+        if traces.enabled():
+            naming = traces.naming_route
+            hot_handlers = {call: naming(handle) for call, handle in hot_handlers.items()}
+            compat_endpoints = {path: naming(answer) for path, answer in compat_endpoints.items()}
+        return Targets(hot_handlers, compat_endpoints, self._route)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request by FastAPI's own middleware and router.
@@ -184,6 +189,11 @@ class Application(FastAPI):
         """
         assert self._framework is not None
         await self._framework({**scope, "state": self._state}, receive, send)
+
+
+def _is_quiet(scope: MutableMapping[str, Any]) -> bool:
+    """Return whether a request is only about the gateway's own state, and so has no span."""
+    return scope["path"] in QUIET
 
 
 def create_app(

@@ -48,7 +48,7 @@ from app.server.database_watch import DatabaseWatch
 from app.server.lifecycle import GIVE_UP, Lifecycle, cancel_and_wait
 from app.server.preparation import audit_keys, body_cipher, make_first_key
 from app.settings import Settings
-from app.telemetry import Metrics
+from app.telemetry import Metrics, traces
 from app.tracking.name_store import NameStore
 from app.tracking.names import NAME_KINDS, NameLimits
 from app.tracking.plan_files import LoadedPlans
@@ -422,6 +422,7 @@ async def _client(
         max_download=settings.gateway_upstream_max_download_bytes,
         route=settings.route,
         secrets=core.apps.secrets,
+        tracing=traces.calling,
     )
     async with client:
         ending = asyncio.create_task(liveness_lock.act_at_lapses(liveness, client.end_calls))

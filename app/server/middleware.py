@@ -36,7 +36,7 @@ from app.http import (
     problems,
 )
 from app.http.problem_types import INTERNAL
-from app.telemetry import Metrics
+from app.telemetry import Metrics, traces
 
 log = structlog.get_logger("request")
 # The handler of one method and path.
@@ -71,10 +71,12 @@ class Middleware:
         proxies: TrustedProxies,
         root_path: str,
         access_log: AccessLog,
+        traced: bool,
     ) -> None:
         self._router, self._authenticator, self._bodies = targets.router, authenticator, bodies
         self._audit_trail, self._metrics = audit_trail, metrics
         self._logs_all, self._logs_none = access_log == "on", access_log == "off"
+        self._traced = traced
         self._hot_handlers = targets.hot_handlers
         self._compat_endpoints = targets.compat_endpoints
         # None if nothing is configured: comparing with None costs less than calling `__bool__`.
@@ -84,6 +86,8 @@ class Middleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         context = scope[CONTEXT] = RequestContext(scope)
+        if self._traced and (span := traces.request_ids()) is not None:
+            context.trace_id, context.traceparent = span
         if self._prefixes is not None:
             context.prefix = self._prefixes.enter(context.address, scope, context.headers)
             context.path = scope["path"]

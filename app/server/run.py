@@ -25,7 +25,7 @@ from app.server.start_report import RunReport
 from app.server.worker_events import exchange_events
 from app.server.worker_links import WorkerLink
 from app.settings import Settings
-from app.telemetry import Metrics
+from app.telemetry import Metrics, traces
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CUTTING_SIGNAL = 3  # the number of the signal that gives up what is in flight
@@ -247,7 +247,7 @@ def serve(
     accepted. Raises StartRefused if the settings or the database do not allow a start.
     """
     prepare(settings)
-    with listener or listen(settings) as bound:
+    with listener or listen(settings) as bound, traces.exporting():
         _serve(settings, bound, delivery=delivery, on_listening=on_listening)
 
 
@@ -258,7 +258,7 @@ def serve_in_worker(
 
     `shared` is what all workers share. What a process may hold at once is divided among them.
     """
-    with listener:
+    with listener, traces.exporting():
         _serve(_share(settings), listener, link=link, shared=shared)
 
 
@@ -317,7 +317,7 @@ def deliver(settings: Settings) -> None:
     """
     prepare(settings, calls=False)
     _tune_collector()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with traces.exporting(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_deliver(settings, Role(calls=False)))
 
 
@@ -326,7 +326,7 @@ def deliver_in_worker(
 ) -> None:
     """Deliver what the other workers accept, if wanted, seal, and do the housekeeping."""
     _tune_collector()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with traces.exporting(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_deliver(settings, Role(delivers=delivery, calls=False), link, shared))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from app.settings import Settings
+from app.telemetry import traces
 from app.urls import SqliteUrl, parse_database_url
 
 ON, OFF = "on", "off"
@@ -69,6 +70,7 @@ def _features(settings: Settings, *, delivers: bool, accepts: bool) -> dict[str,
         "tracking_plan": settings.gateway_tracking_plan is not None,
         "enrichment": settings.gateway_enrichment_file is not None,
         "locating": settings.gateway_maxmind_file is not None,
+        "traces": traces.enabled(),
         "access_log": settings.gateway_access_log != OFF,
     }
     return {

@@ -214,4 +214,4 @@ def test_a_bad_message_neither_harms_its_neighbours_nor_is_tried_again(
         assert running.send(library, url, gateway.key, messages) == []
     assert answers == [0, 200]
     assert {one["userId"] for one in arrived(leanplum, 2)} == {"ann", "bob"}
-    assert b'"refused":1' in gateway.output.read_bytes()
+    assert b'refused":1' in gateway.output.read_bytes()

@@ -72,6 +72,7 @@ def _create_queue() -> None:
         sa.Column("request_id", sa.Text, nullable=False),
         sa.Column("accepted_at", sa.BigInteger, nullable=False),
         sa.Column("request", sa.BigInteger, nullable=False, server_default=sa.text("0")),
+        sa.Column("traceparent", sa.Text),
     )
     op.create_table(
         "items",

@@ -1,0 +1,283 @@
+"""Traces by OpenTelemetry: spans of requests, commits, deliveries and calls to Leanplum.
+
+The SDK and its OTLP exporter come with the extra `otel`. They read the standard `OTEL_*` variables;
+`exporting` starts them if these ask for traces. FastAPI makes the span of each request. No span
+contains a key, a user or an attribute value: what comes from a caller is left out, errors have
+their type and not their text.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from fastapi.telemetry import TelemetryConfig
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags
+from opentelemetry.util.types import Attributes, AttributeValue
+
+from app import __version__
+from app.errors import StartRefused
+
+if TYPE_CHECKING:  # the extra `otel` may be missing
+    from opentelemetry.sdk.trace import TracerProvider
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+PROTOCOL = "http/protobuf"
+FLUSH_MS = 2000  # the longest that a stop waits for spans to be exported
+MOST_LINKS = 128  # of a span, by OpenTelemetry's own limit
+# Attributes of a request's span that cannot contain a key or a user. The URL, the host and an
+# unknown method can.
+SAFE = frozenset({"http.request.method", "network.protocol.version", "url.scheme"})
+
+P = ParamSpec("P")
+T = TypeVar("T")
+C = TypeVar("C", bound="Routed")
+OnStatus = Callable[[int], None]
+
+_tracer = trace.get_tracer("leanplum-gateway", __version__)
+
+
+class Routed(Protocol):
+    """A request whose path is that of a route."""
+
+    @property
+    def path(self) -> str:
+        """The path."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        ...
+
+
+class _Exporting:
+    """The provider of spans that are exported; None if there are no traces."""
+
+    provider: "TracerProvider | None" = None
+
+
+def wanted(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the `OTEL_*` variables ask for traces. Raises StartRefused.
+
+    They do by an endpoint, or by the name of the exporter.
+    """
+    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if disabled or exporter == "none":
+        return False
+    if exporter not in {"", "otlp"}:
+        raise StartRefused("OTEL_TRACES_EXPORTER must be otlp or none")
+    if not exporter and not any(environment.get(name) for name in ENDPOINTS):
+        return False
+    for name in PROTOCOLS:
+        if environment.get(name, PROTOCOL) not in {"", PROTOCOL}:
+            raise StartRefused(f"{name} must be {PROTOCOL}, the one that the gateway exports by")
+    return True
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Export spans if the environment asks for it. Raises StartRefused without the extra."""
+    if not wanted():
+        yield
+        return
+    provider = _Exporting.provider = _make_provider()
+    trace.set_tracer_provider(provider)
+    try:
+        yield
+    finally:
+        provider.force_flush(FLUSH_MS)
+        provider.shutdown()
+        _Exporting.provider = None
+
+
+def _make_provider() -> "TracerProvider":
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError:
+        raise StartRefused(
+            "the OTEL_* variables ask for traces, and OpenTelemetry's SDK is not installed: "
+            "pip install 'leanplum-gateway[otel]', or set OTEL_TRACES_EXPORTER=none"
+        ) from None
+    ours = Resource.create({"service.name": "leanplum-gateway", "service.version": __version__})
+    provider = TracerProvider(
+        resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
+    )
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+def enabled() -> bool:
+    """Return whether spans are exported."""
+    return _Exporting.provider is not None
+
+
+def request_tracing() -> TelemetryConfig:
+    """Return FastAPI's options of telemetry: spans of requests if they are exported, else none.
+
+    Its metrics and logs stay off, since the gateway has its own.
+    """
+    options: TelemetryConfig = {"tracing": enabled(), "metrics": False, "logs": False}
+    if _Exporting.provider is not None:
+        options["operation_spans"] = False
+        options["tracer_provider"] = _SafeProvider(_Exporting.provider)
+    return options
+
+
+class _SafeProvider(trace.TracerProvider):
+    """The provider of tracers that leave out what comes from callers."""
+
+    def __init__(self, provider: trace.TracerProvider) -> None:
+        self._provider = provider
+
+    def get_tracer(self, *args: Any, **options: Any) -> trace.Tracer:
+        """Return a tracer of the provider, in its wrapping."""
+        return _SafeTracer(self._provider.get_tracer(*args, **options))
+
+
+class _SafeTracer(trace.Tracer):
+    """Starts spans with the safe attributes alone."""
+
+    def __init__(self, tracer: trace.Tracer) -> None:
+        self._tracer = tracer
+
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Attributes = None,
+        *args: Any,
+        **options: Any,
+    ) -> Span:
+        """Start a span with its safe attributes."""
+        safe = {key: value for key, value in (attributes or {}).items() if key in SAFE}
+        return self._tracer.start_span(name, context, kind, safe, *args, **options)
+
+    def start_as_current_span(self, *args: Any, **options: Any) -> Any:
+        """Not used by FastAPI for requests. Raises NotImplementedError."""
+        raise NotImplementedError
+
+
+def request_ids() -> tuple[str, str | None] | None:
+    """Return the trace id of the current request, and its `traceparent` if it is sampled.
+
+    None if the request has no span.
+    """
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    trace_id = trace.format_trace_id(context.trace_id)
+    if not context.trace_flags.sampled:
+        return trace_id, None
+    return trace_id, f"00-{trace_id}-{trace.format_span_id(context.span_id)}-01"
+
+
+def naming_route(
+    handler: Callable[Concatenate[C, P], Awaitable[T]],
+) -> Callable[Concatenate[C, P], Awaitable[T]]:
+    """Return a handler of one path that names the request's span after it.
+
+    FastAPI's router does that for the paths that it handles itself.
+    """
+
+    async def handle(context: C, /, *args: P.args, **options: P.kwargs) -> T:
+        span = trace.get_current_span()
+        if span.is_recording():
+            span.update_name(f"{context.method} {context.path}")
+            span.set_attribute("http.route", context.path)
+        return await handler(context, *args, **options)
+
+    return handle
+
+
+def committing(items: int) -> AbstractContextManager[object]:
+    """Return the span of the commit of a request's items."""
+    return _span("commit", SpanKind.INTERNAL, attributes={"leanplum_gateway.items": items})
+
+
+def delivering(app: str, traceparents: Iterable[str | None]) -> AbstractContextManager[object]:
+    """Return the span of a delivery, given the `traceparent` of each item's acceptance.
+
+    It belongs to the trace of the first item that has one, and is linked to them all. Without any,
+    there is no span.
+    """
+    if not enabled():
+        return nullcontext()
+    parents = [_parse(one) for one in dict.fromkeys(traceparents) if one is not None]
+    if not parents:
+        return nullcontext()
+    return _span(
+        "deliver",
+        SpanKind.CONSUMER,
+        context=trace.set_span_in_context(trace.NonRecordingSpan(parents[0])),
+        links=[Link(parent) for parent in parents[:MOST_LINKS]],
+        attributes={"leanplum_gateway.app": app},
+    )
+
+
+def note_outcomes(counts: Mapping[str, int]) -> None:
+    """Note in the span of a delivery how many of its items are in which status."""
+    if enabled():
+        trace.get_current_span().set_attributes(
+            {f"leanplum_gateway.items.{status}": count for status, count in counts.items()}
+        )
+
+
+@contextmanager
+def calling(action: str, host: str) -> Iterator[OnStatus]:
+    """Make the span of a call to Leanplum, if it is part of a trace.
+
+    Yield a function that notes the HTTP status of the response.
+    """
+    if not trace.get_current_span().is_recording():
+        yield lambda status: None
+        return
+    attributes = {
+        "http.request.method": "POST",
+        "server.address": host,
+        "leanplum.action": action,
+    }
+    with _span(f"leanplum {action}", SpanKind.CLIENT, attributes=attributes) as span:
+        yield lambda status: span.set_attribute("http.response.status_code", status)
+
+
+@contextmanager
+def _span(
+    name: str,
+    kind: SpanKind,
+    *,
+    attributes: Mapping[str, AttributeValue],
+    context: Context | None = None,
+    links: Iterable[Link] = (),
+) -> Iterator[Span]:
+    """Make a span that is the current one. Of an error it has the type, and not the text."""
+    with _tracer.start_as_current_span(
+        name,
+        context,
+        kind,
+        attributes,
+        list(links),
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield span
+        except Exception as error:
+            span.set_attribute("error.type", type(error).__qualname__)
+            span.set_status(StatusCode.ERROR)
+            raise
+
+
+def _parse(traceparent: str) -> SpanContext:
+    _, trace_id, span_id, _ = traceparent.split("-")
+    return SpanContext(
+        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(1)
+    )
