@@ -52,6 +52,7 @@ SETTING = re.compile(r"\s*(?:-c\s*|--)(?P<name>[\w.-]+)=(?P<value>(?:\\.|[^\\\s]
 # What PgBouncer, and the poolers of clouds, say of `options`.
 OPTIONS_REFUSED = re.compile("startup parameter|command-line options", re.IGNORECASE)
 STATEMENT_POOLING = re.compile("statement pooling", re.IGNORECASE)
+SERVER_TIME = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
 PROBE = "SELECT pg_backend_pid(), current_setting('server_encoding')"
 
 log = structlog.get_logger("database")
@@ -243,6 +244,11 @@ def connect_args(url: PostgresUrl) -> dict[str, Any]:
         "options": f"{settings} {given.get('options', '')}".rstrip(),
         "client_encoding": "UTF8",  # whatever the URL says: items may have any character
     }
+
+
+def server_time_ms(connection: Any) -> int:
+    """Return the server's own time, in milliseconds since the epoch."""
+    return int(connection.exec_driver_sql(SERVER_TIME).scalar_one())
 
 
 def check_server(version: int, encoding: str) -> None:

@@ -1,4 +1,7 @@
-"""The size of a database on disk."""
+"""The size of a database on disk, and the room that is left there."""
+
+import shutil
+from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -10,3 +13,11 @@ def database_bytes(connection: Connection) -> int:
     """Return how many bytes a database takes; SQLite's log is not counted."""
     statement = SQLITE if connection.dialect.name == "sqlite" else POSTGRESQL
     return int(connection.exec_driver_sql(statement).scalar_one())
+
+
+def free_bytes(connection: Connection) -> int | None:
+    """Return how many bytes are free on the disk of an SQLite database; None on PostgreSQL."""
+    file = connection.engine.url.database
+    if connection.dialect.name != "sqlite" or not file:
+        return None
+    return shutil.disk_usage(Path(file).parent).free

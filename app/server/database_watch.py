@@ -19,7 +19,8 @@ from app.audit.tree import fetcher
 from app.clock import now_ms
 from app.database.driver import in_background
 from app.database.engine import reading, snapshot
-from app.database.size import database_bytes
+from app.database.postgresql import server_time_ms
+from app.database.size import database_bytes, free_bytes
 from app.model import Status
 from app.outbox.queue_state import (
     CountedItems,
@@ -35,7 +36,6 @@ LEAST_SECONDS = 2.0  # between two looks
 REST = 50  # times as long as a look took, until the next one
 PART = 20_000  # items that are counted in one transaction
 WAITING = (Status.ACCEPTED.value, Status.RETRYING.value, Status.HELD.value)
-SERVER_TIME = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
 
 log = structlog.get_logger("metrics")
 
@@ -44,6 +44,7 @@ class _Facts(NamedTuple):
     """What one short look at the database tells, apart from items."""
 
     size_bytes: int
+    free_bytes: int | None
     seal: SealState
     skew_seconds: float | None
 
@@ -82,6 +83,7 @@ class DatabaseWatch:
             at=at,
             apps=_by_app(waiting, dead, self._apps()),
             size_bytes=facts.size_bytes,
+            free_bytes=facts.free_bytes,
             unsealed_records=max(0, facts.seal.records - facts.seal.sealed),
             sealed_at=facts.seal.sealed_at,
             skew_seconds=facts.skew_seconds,
@@ -110,9 +112,14 @@ def _facts_of(connection: Connection) -> _Facts:
     skew = None
     if connection.dialect.name == "postgresql":
         before = now_ms()
-        server = int(connection.exec_driver_sql(SERVER_TIME).scalar_one())
+        server = server_time_ms(connection)
         skew = ((before + now_ms()) / 2 - server) / 1000
-    return _Facts(database_bytes(connection), read_seal_state(fetcher(connection)), skew)
+    return _Facts(
+        size_bytes=database_bytes(connection),
+        free_bytes=free_bytes(connection),
+        seal=read_seal_state(fetcher(connection)),
+        skew_seconds=skew,
+    )
 
 
 def _by_app(

@@ -27,13 +27,15 @@ class AppItems(NamedTuple):
 class DatabaseState(NamedTuple):
     """What was read from the database; `at` is when reading began (epoch milliseconds).
 
-    `sealed_at` is the time of the last checkpoint (epoch milliseconds). `skew_seconds` is how far
-    this clock is ahead of the database server's; None if the database has no clock of its own.
+    `free_bytes`: on the disk of an SQLite database; None on PostgreSQL. `sealed_at` is the time of
+    the last checkpoint (epoch milliseconds). `skew_seconds` is how far this clock is ahead of the
+    database server's; None if the database has no clock of its own.
     """
 
     at: int
     apps: Mapping[str, AppItems]
     size_bytes: int
+    free_bytes: int | None
     unsealed_records: int
     sealed_at: int | None
     skew_seconds: float | None
@@ -60,6 +62,11 @@ class DatabaseGauges(Collector):
             "database_size_bytes",
             "Size of the database on disk, without SQLite's write-ahead log",
             None if state is None else state.size_bytes,
+        )
+        yield _gauge(
+            "database_free_bytes",
+            "Bytes that are free on the disk of the database (SQLite)",
+            None if state is None else state.free_bytes,
         )
         yield _gauge(
             "audit_unsealed_records",
