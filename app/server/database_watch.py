@@ -1,7 +1,7 @@
 """The loop that reads what the metrics show of the database.
 
 It counts the queue and the dead letters in parts, so that no transaction stays open for long, and
-rests for so many times as long as that took: a long queue is counted less often, and costs no more.
+rests for a multiple of the time that it took, up to a minute: a long queue is counted less often.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ from app.telemetry import explain
 from app.telemetry.database_gauges import AppItems, DatabaseGauges, DatabaseState
 
 LEAST_SECONDS = 2.0  # between two looks
-REST = 50  # times as long as a look took, until the next one
+REST = 20  # times as long as a look took, until the next one,
+MOST_SECONDS = 60.0  # but no longer than this: alerts read the result
 PART = 20_000  # items that are counted in one transaction
 WAITING = (Status.ACCEPTED.value, Status.RETRYING.value, Status.HELD.value)
 
@@ -71,7 +72,8 @@ class DatabaseWatch:
             except Exception as error:
                 # The loop must go on: whatever is wrong now may be over at the next look.
                 log.warning("metrics.not_read", **explain(error))
-            await asyncio.sleep(max(LEAST_SECONDS, REST * (self._ticks() - began)))
+            rest = min(REST * (self._ticks() - began), MOST_SECONDS)
+            await asyncio.sleep(max(LEAST_SECONDS, rest))
 
     async def step(self) -> None:
         """Look once."""

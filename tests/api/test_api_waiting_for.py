@@ -165,7 +165,10 @@ def test_a_receipt_that_is_settled_or_just_accepted_waits_for_nothing(
         done = send(talk, "done", Prefer="wait=10")
         assert done["status"] == "delivered"
         assert "waitingFor" not in done
-        assert 'items_settled_total{status="delivered"} 1.0' in talk.get("/metrics", key=None).text
+        assert (
+            'items_settled_total{app="default",status="delivered"} 1.0'
+            in talk.get("/metrics", key=None).text
+        )
     with running(settings(), path) as accepting:
         send(accepting, "alone")
         assert "waitingFor" not in receipt(accepting, "alone")

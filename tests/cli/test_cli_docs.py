@@ -79,7 +79,7 @@ def _follow(folder: Path, words: list[str], env: dict[str, str]) -> None:
     try:
         until(lambda: "Purchase" in output.read_text())
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
     assert errors.read_text() == ""

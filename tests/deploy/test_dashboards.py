@@ -1,22 +1,30 @@
 """The Grafana dashboards: a real Prometheus answers each of their queries."""
 
+import itertools
 import json
-import re
+import shutil
+import subprocess
+import time
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.simulator.server import BackgroundServer
+from tests.support.postgres import Server
 from tests.support.processes import Process, serving
 from tests.support.prometheus import Prometheus, needs_prometheus, prometheus
-from tests.support.wait import until
+from tests.support.simulator import Leanplum
 
 DASHBOARDS = sorted((Path(__file__).parents[2] / "deploy/grafana/dashboards").glob("*.json"))
-VARIABLES = {"$app": "default", "$__rate_interval": "10s"}
+VARIABLES = {"$app": "default", "$__rate_interval": "4m"}
+MINUTES = 60
 # Nothing has happened that these count, and so Prometheus has no such series
-SILENT = {"plan_violations_total", "retries_total", "rate_limited_requests_total"}
+SILENT = {"plan_violations_total"}
 
 
 def queries(file: Path) -> Iterator[str]:
@@ -28,39 +36,94 @@ def queries(file: Path) -> Iterator[str]:
             yield expression
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    folder = tmp_path_factory.mktemp("dashboards")
-    with BackgroundServer() as leanplum, serving(folder, leanplum.url) as running:
-        yield running
+def work(gateway: Process, minute: int) -> None:
+    """Accept, refuse and deliver: what callers do in a minute of the hour."""
+    for number in range(3):
+        gateway.event(f"user-{number}", minute)
+    gateway.call("POST", "/v1/events", json={"userId": "a"})
+    if minute % 5 == 0:
+        gateway.call("GET", "/v1/users/user-1/variables")
+    gateway.http.get("/v1/receipts", headers={"Authorization": "Bearer wrong"})
+
+
+def samples(gateway: Process, instance: str, at: float) -> Iterator[tuple[str, str]]:
+    """Yield the name of each metric, and its line with a time (OpenMetrics)."""
+    for family in text_string_to_metric_families(gateway.http.get("/metrics").text):
+        for sample in family.samples:
+            labels = sample.labels | {"job": "leanplum-gateway", "instance": instance}
+            text = ",".join(f"{key}={json.dumps(value)}" for key, value in labels.items())
+            yield sample.name, f"{sample.name}{{{text}}} {sample.value} {at:.3f}"
 
 
 @pytest.fixture(scope="module")
-def scraped(gateway: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped the gateway while it accepted, refused and delivered."""
-    folder = tmp_path_factory.mktemp("prometheus")
-    with prometheus(folder, [gateway.port]) as server:
-        number = 0
+def hour(
+    tmp_path_factory: pytest.TempPathFactory, postgresql_server: Server
+) -> Iterator[Prometheus]:
+    """A Prometheus with an hour of two gateways: each minute's work takes a part of a second.
 
-        def delivered() -> bool:
-            nonlocal number
-            number += 1
-            gateway.event(f"user-{number}", number)
-            gateway.call("POST", "/v1/events", json={"userId": "a"})
-            gateway.http.get("/v1/receipts", headers={"Authorization": "Bearer wrong"})
-            rate = "sum(rate(leanplum_gateway_items_settled_total[10s]))"
-            return any(float(sample["value"][1]) > 0 for sample in server.query(rate))
-
-        until(delivered, 60, pause=0.2)
+    The app's calls to Leanplum fail for ten of the minutes, and the requests of a few are more than
+    the key may send.
+    """
+    folder = tmp_path_factory.mktemp("hour")
+    (folder / "other").mkdir()
+    began = time.time() - MINUTES * 60
+    lines = defaultdict[str, list[str]](list)
+    limits = {"GATEWAY_RATE_PER_SECOND": "20", "GATEWAY_RATE_BURST": "20"}
+    with (
+        BackgroundServer() as leanplum,
+        serving(folder, leanplum.url, GATEWAY_RETRY_MAX_SECONDS="1", **limits) as gateway,
+        serving(
+            folder / "other", leanplum.url, GATEWAY_DATABASE_URL=postgresql_server.empty()
+        ) as other,
+        closing(Leanplum(leanplum.url)) as simulator,
+    ):
+        for minute in range(MINUTES):
+            if minute == 20:
+                simulator.fault(mode="503", times=None)
+            if minute == 30:
+                simulator.mend()
+            for running in (gateway, other):
+                work(running, minute)
+            if minute > MINUTES - 4:
+                for _ in range(30):
+                    gateway.call("GET", "/v1/receipts")
+            time.sleep(0.1)  # the database is read for the metrics from time to time
+            for running, instance in ((gateway, "one"), (other, "two")):
+                for name, line in samples(running, instance, began + minute * 60):
+                    lines[name].append(line)
+    text = folder / "hour.txt"
+    text.write_text("\n".join([*itertools.chain(*lines.values()), "# EOF", ""]))
+    promtool = shutil.which("promtool")
+    assert promtool is not None
+    subprocess.run(
+        [promtool, "tsdb", "create-blocks-from", "openmetrics", text, folder / "data"],
+        check=True,
+        capture_output=True,
+    )
+    with prometheus(folder, []) as server:
+        server.at = began + (MINUTES - 1) * 60
         yield server
 
 
 @needs_prometheus
 @pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
-def test_prometheus_has_an_answer_to_each_query(file: Path, scraped: Prometheus) -> None:
-    empty = [query for query in queries(file) if not scraped.query(query)]
+def test_prometheus_has_an_answer_to_each_query(file: Path, hour: Prometheus) -> None:
+    empty = [query for query in queries(file) if not hour.query(query)]
     unexpected = [query for query in empty if not any(name in query for name in SILENT)]
     assert unexpected == []
+
+
+@needs_prometheus
+def test_the_hour_shows_the_minutes_in_which_leanplum_was_down(hour: Prometheus) -> None:
+    assert hour.at is not None
+    rate = 'sum(increase(leanplum_gateway_calls_total{outcome="unavailable"}[10m]))'
+    counts = [
+        float(sample["value"][1])
+        for at in (hour.at - 30 * 60, hour.at)
+        for sample in hour.query(rate, at)
+    ]
+    assert counts[0] > 0
+    assert counts[1] == 0
 
 
 @pytest.mark.parametrize("file", DASHBOARDS, ids=lambda file: file.stem)
@@ -76,9 +139,3 @@ def test_each_panel_says_what_it_shows(file: Path) -> None:
 def test_each_dashboard_has_an_id_of_its_own() -> None:
     uids = [json.loads(file.read_text())["uid"] for file in DASHBOARDS]
     assert len(set(uids)) == len(uids) == 4
-
-
-def metric_names(text: str) -> set[str]:
-    """Return the names of the gateway's metrics in an expression, without suffixes of histograms."""
-    names = re.findall(r"leanplum_gateway_[a-z_]+", text)
-    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}

@@ -139,7 +139,7 @@ class Process:
         headers = {"Authorization": f"Bearer {self.key}"} | given.pop("headers", {})
         return self.http.request(method, path, headers=headers, **given)
 
-    def until_nothing_waits(self, seconds: float = 40.0) -> None:
+    def until_nothing_waits(self, seconds: float = 90.0) -> None:
         """Wait until the metrics show an empty queue, as it is from now on."""
         since = time.time()
         until(lambda: self._queued_after(since) == 0, seconds)

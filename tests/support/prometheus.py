@@ -26,6 +26,7 @@ class Prometheus:
 
     def __init__(self, port: int) -> None:
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=10)
+        self.at: float | None = None  # the time of queries, in seconds since the epoch; None: now
 
     def ready(self) -> bool:
         try:
@@ -33,9 +34,11 @@ class Prometheus:
         except httpx.TransportError:
             return False
 
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the samples of an expression now. Raises AssertionError if it is refused."""
-        answer = self._http.get("/api/v1/query", params={"query": expression})
+    def query(self, expression: str, at: float | None = None) -> list[dict[str, Any]]:
+        """Return the samples of an expression at a time. Raises AssertionError if it is refused."""
+        time = at or self.at
+        when = {} if time is None else {"time": str(time)}
+        answer = self._http.get("/api/v1/query", params={"query": expression, **when})
         assert answer.status_code == 200, f"{expression}: {answer.text}"
         samples: list[dict[str, Any]] = answer.json()["data"]["result"]
         return samples
