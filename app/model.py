@@ -67,6 +67,8 @@ class Status(StrEnum):
 
 
 STATUSES = tuple(Status)
+# The states of an item that has left the queue
+FINAL = (Status.DELIVERED, Status.SKIPPED, Status.REJECTED, Status.EXPIRED, Status.UNKNOWN)
 # The states of dead letters: they keep their body, and operators replay or discard them.
 DEAD = frozenset({Status.REJECTED, Status.EXPIRED, Status.UNKNOWN})
 
@@ -312,6 +314,14 @@ class ReplayedLane(NamedTuple):
     last: int
 
 
+class EarlierLookup(NamedTuple):
+    """A search for waiting items of `lanes` with numbers above `after` and below `before`."""
+
+    after: int
+    before: int
+    lanes: frozenset[int]
+
+
 @dataclass(frozen=True, slots=True)
 class ReadResult:
     """The result of a ReadRequest, in the order in which it was read."""
@@ -326,6 +336,7 @@ class ReadResult:
     backlogs: list[tuple[int, ItemPage]] = field(default_factory=list)
     # Lane -> its earliest item that may not have been read
     earlier: dict[int, int] = field(default_factory=dict)
+    to_find: EarlierLookup | None = None  # the search for these, if it is still to be made
 
 
 @dataclass(frozen=True, slots=True)

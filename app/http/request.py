@@ -137,7 +137,7 @@ class RequestContext:
         self.overloaded = False
         self.too_slow = False
         self.cut_off = False
-        # When the first and the last byte of the request arrived (`time.perf_counter`).
+        # When its headers and when its last byte had arrived (`time.perf_counter`).
         self.started = self.received = time.perf_counter()
 
     def use_key(self, key: str) -> None:
@@ -170,6 +170,7 @@ def log_failure(log: FilteringBoundLogger, context: RequestContext, error: Excep
     log.error(
         "request.failed",
         request_id=context.request_id,
+        trace_id=context.trace_id,
         operation=context.operation,
         **describe(error),
     )

@@ -301,7 +301,10 @@ class LeanplumClient:
         return response
 
     def _traced(self, request: httpx.Request) -> AbstractContextManager[NoteStatus]:
-        return self._tracing(request.url.params.get("action", ""), request.url.host)
+        """Make the span of a call; a file's own place, to which a redirect leads, has none."""
+        if request.method != "POST":
+            return _untraced("", "")
+        return self._tracing(request.url.params["action"], request.url.host)
 
     async def _exchange(self, request: httpx.Request) -> LeanplumResponse:
         response = await self._http.send(request, stream=True)

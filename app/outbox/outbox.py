@@ -23,6 +23,7 @@ from app.model import (
     ERASES,
     Acceptance,
     CallRecord,
+    EarlierLookup,
     Erasure,
     Item,
     Lease,
@@ -155,11 +156,7 @@ class Outbox:
         accepted = 0
         try:
             write = self._writer.write(self._accept(acceptance), seconds=seconds)
-            if acceptance.traceparent is None:
-                taken = await _with_ids(write, lambda taken: taken)
-            else:
-                with traces.committing(coming):
-                    taken = await _with_ids(write, lambda taken: taken)
+            taken = await _traced(acceptance, _with_ids(write, lambda taken: taken))
             accepted = [kind for _, kind in taken].count("accepted")
         finally:
             self.queued -= coming - accepted
@@ -195,7 +192,8 @@ class Outbox:
         found = await self._find_items(acceptance.app, sorted(subjects))
         until = acceptance.accepted_at + self._erased_ms
         erase = Erase(self._accept(acceptance, erasing=self._erased_ms > 0), found, until)
-        taken, erasures = await _with_ids(self._writer.write(erase), lambda result: result[0])
+        write = self._writer.write(erase)
+        taken, erasures = await _traced(acceptance, _with_ids(write, lambda result: result[0]))
         self.queued += [kind for _, kind in taken].count("accepted")
         self._to_scrub = True
         for removed, record_id in erasures.values():
@@ -344,9 +342,24 @@ class Outbox:
         """Read what a deliverer requests of the queue."""
         if wanted.fresh:
             return await self._look_first(wanted)
-        return await self._read(
+        found = await self._read(
             partial(waiting_items.read_waiting_items, wanted=wanted, cipher=self._cipher)
         )
+        if found.to_find is None:
+            return found
+        return replace(found, earlier=await self._find_earlier(found.to_find), to_find=None)
+
+    async def _find_earlier(self, lookup: EarlierLookup) -> dict[int, int]:
+        """Find the earliest items of lanes in a long queue, part by part from its beginning."""
+        earlier = dict[int, int]()
+        while lookup.lanes:
+            read = partial(waiting_items.read_earlier_part, lookup=lookup)
+            part = await self._walk(read)
+            earlier |= part.earlier
+            if part.last is None:
+                break
+            lookup = EarlierLookup(part.last, lookup.before, lookup.lanes - part.earlier.keys())
+        return earlier
 
     async def _look_first(self, wanted: ReadRequest) -> ReadResult:
         """Read the end of the queue, and then all callers with waiting items, part by part."""
@@ -647,6 +660,14 @@ class Outbox:
 def _log_accepted(acceptance: Acceptance, taken: Sequence[Taken]) -> None:
     """Log the id of each item of a call, and the decision on it."""
     log.debug("items.accepted", app=acceptance.app, request_id=acceptance.request_id, taken=taken)
+
+
+async def _traced(acceptance: Acceptance, commit: Awaitable[T]) -> T:
+    """Wait for a commit, in a span of its own if the call is traced."""
+    if acceptance.traceparent is None:
+        return await commit
+    with traces.committing(len(acceptance.items)):
+        return await commit
 
 
 async def _with_ids(writing: Awaitable[T], taken: Callable[[Any], Sequence[Taken]]) -> T:

@@ -27,7 +27,7 @@ FROM (SELECT acceptance FROM items WHERE settled_at IS NOT NULL AND body IS NOT 
       ORDER BY seq LIMIT ?) AS i
 JOIN acceptances a ON a.first_seq = i.acceptance GROUP BY a.app
 """
-# The same of a part of the queue, and of the dead letters, in the order of their numbers
+# Counts in a part of the queue, and of the dead letters, in the order of their numbers
 WAITING_PART = """
 SELECT a.app, i.status, count(*) AS items, min(coalesce(i.replayed_at, a.accepted_at)) AS oldest,
        max(i.seq) AS last

@@ -4,7 +4,8 @@ Numbers become visible in their order, since the transactions that assign them t
 one after the other. So all items below the newest one seen are visible.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 from app import ids
 from app.database.driver import DIALECTS, Dialect
 from app.encryption import BodyCipher, body_context
-from app.model import Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
+from app.model import EarlierLookup, Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
 
 COLUMNS = ", ".join(Item._fields)
 WAITING = """
@@ -29,6 +30,17 @@ SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto F
 PAGE_CHARACTERS = 8_000_000
 # The whole of a long queue takes longer than anybody waits for an answer.
 CALLERS_PART = 500_000
+# Waiting items among which earlier ones are searched for at once
+EARLIER_PART = 500_000
+# The last number of the part has no lane
+EARLIER_IN_PART = """
+WITH part AS MATERIALIZED (
+    SELECT seq, lane FROM items WHERE settled_at IS NULL AND seq > ? AND seq < ?
+    ORDER BY seq LIMIT ?
+)
+SELECT lane, min(seq) FROM part WHERE lane IN {lanes} GROUP BY lane
+UNION ALL SELECT NULL, max(seq) FROM part
+"""
 CALLERS = """
 SELECT caller, max(seq), count(*) FROM (
     SELECT seq, caller FROM items WHERE settled_at IS NULL AND seq > ? AND seq <= ?
@@ -44,6 +56,16 @@ EARLIER = """
 SELECT lane, min(seq) FROM items
 WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY lane
 """
+
+
+class EarlierPart(NamedTuple):
+    """By lane the lowest number in a part of a search; `last` is the part's last number.
+
+    `last` is None if the part is empty, and so the search is over.
+    """
+
+    earlier: dict[int, int]
+    last: int | None
 
 
 class CallersPart(NamedTuple):
@@ -80,7 +102,7 @@ def read_waiting_items(
     """Read what a request asks for, in the order of the fields of `ReadResult`.
 
     What is read later can only be newer. For a fresh request there are `read_end` and
-    `read_callers`.
+    `read_callers`. A search for earlier items that may take long is left to the caller (`to_find`).
     """
     end = read_end(connection, wanted)
     last, replays = end.last, end.replays
@@ -91,9 +113,43 @@ def read_waiting_items(
     backlogs = [
         (caller, read.backlog(caller, after, limit)) for caller, after, limit in wanted.backlogs
     ]
-    return ReadResult(
-        wanted, last, replays, [], lanes, replayed, tail, backlogs, read.earlier(tail, backlogs)
-    )
+    result = ReadResult(wanted, last, replays, [], lanes, replayed, tail, backlogs)
+    lookup = _earlier_lookup(result)
+    if lookup is None:
+        return result
+    if lookup.before - lookup.after > EARLIER_PART:
+        return replace(result, to_find=lookup)
+    return replace(result, earlier=read_earlier(connection, lookup))
+
+
+def _earlier_lookup(result: ReadResult) -> EarlierLookup | None:
+    """Return the search for earlier items of the lanes of a result; None if there are none."""
+    wanted, after = result.request, result.request.unread_after
+    doubtful = list(result.tail.items) if result.tail is not None else []
+    if wanted.contended:
+        doubtful += [item for _, page in result.backlogs for item in page.items]
+    if after is None or not doubtful:
+        return None
+    before = max(item.seq for item in doubtful)
+    return EarlierLookup(after, before, frozenset(item.lane for item in doubtful))
+
+
+def read_earlier(connection: Connection, lookup: EarlierLookup) -> dict[int, int]:
+    """Return by lane the lowest number of a waiting item in the range of a search."""
+    dialect = DIALECTS[connection.dialect.name]
+    statement = dialect.sql(EARLIER.format(lanes=dialect.values("bigint")))
+    values = (lookup.after, lookup.before, _text(lookup.lanes))
+    return {row[0]: row[1] for row in connection.exec_driver_sql(statement, values)}
+
+
+def read_earlier_part(connection: Connection, lookup: EarlierLookup) -> EarlierPart:
+    """Read the first part of a search."""
+    dialect = DIALECTS[connection.dialect.name]
+    statement = dialect.sql(EARLIER_IN_PART.format(lanes=dialect.values("bigint")))
+    values = (lookup.after, lookup.before, EARLIER_PART, _text(lookup.lanes))
+    found = {row[0]: row[1] for row in connection.exec_driver_sql(statement, values)}
+    last = found.pop(None)
+    return EarlierPart(found, last)
 
 
 class _Reader:
@@ -165,24 +221,6 @@ class _Reader:
                 self._dialect.sql(statement + "ORDER BY seq"), values
             )
         return list(map(Item._make, found))
-
-    def earlier(
-        self, tail: ItemPage | None, backlogs: Sequence[tuple[int, ItemPage]]
-    ) -> dict[int, int]:
-        """Return the earliest item of each lane that may be in another caller's backlog."""
-        after = self._wanted.unread_after
-        doubtful = list(tail.items) if tail is not None else []
-        if self._wanted.contended:
-            doubtful += [item for _, page in backlogs for item in page.items]
-        if after is None or not doubtful:
-            return {}
-        values = (
-            after,
-            max(item.seq for item in doubtful),
-            _text({item.lane for item in doubtful}),
-        )
-        statement = self._dialect.sql(EARLIER.format(lanes=self._numbers))
-        return {row[0]: row[1] for row in self._connection.exec_driver_sql(statement, values)}
 
 
 def _text(numbers: Iterable[int]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -98,7 +99,10 @@ class Application(FastAPI):
             redoc_url=None,
             openapi_url=None,
             redirect_slashes=False,
-            telemetry={**traces.request_tracing(), "exclude": _is_quiet},
+            telemetry={
+                **traces.request_tracing(),
+                "exclude": partial(_is_quiet, settings.gateway_root_path),
+            },
         )
         self.settings, self._metrics, self._role = settings, metrics, role
         self._link, self._shared = link, shared
@@ -191,9 +195,10 @@ class Application(FastAPI):
         await self._framework({**scope, "state": self._state}, receive, send)
 
 
-def _is_quiet(scope: MutableMapping[str, Any]) -> bool:
+def _is_quiet(root_path: str, scope: MutableMapping[str, Any]) -> bool:
     """Return whether a request is only about the gateway's own state, and so has no span."""
-    return scope["path"] in QUIET
+    path: str = scope["path"]
+    return path in QUIET or path.removeprefix(root_path) in QUIET
 
 
 def create_app(

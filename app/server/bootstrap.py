@@ -167,7 +167,9 @@ async def open_core(
     outbox.count_queued()
     outbox.on_settled = metrics.count_settled
     clock.follow(await outbox.newest())
-    apps.on_change = partial(_record_change, recorder)
+    for name in apps:
+        metrics.show_app(name)
+    apps.on_change = partial(_note_change, recorder, metrics)
     lifecycle.on_drain.append(outbox.answer_waiters)
     lifecycle.on_cut.append(partial(writer.hurry, GIVE_UP / 2 * lifecycle.shutdown_seconds))
     outbox.on_erased = metrics.count_erased
@@ -570,7 +572,8 @@ class RelayRecorder:
         )
 
 
-def _record_change(recorder: AuditRecorder, app: str, how: str) -> None:
+def _note_change(recorder: AuditRecorder, metrics: Metrics, app: str, how: str) -> None:
+    metrics.show_app(app)
     now = now_ms()
     recorder.soon(now, records.app_changed(time=now, app=app, how=how))
 

@@ -86,8 +86,8 @@ class Middleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         context = scope[CONTEXT] = RequestContext(scope)
-        if self._traced and (span := traces.request_ids()) is not None:
-            context.trace_id, context.traceparent = span
+        if self._traced and (current := traces.current_trace()) is not None:
+            context.trace_id, context.traceparent = current
         if self._prefixes is not None:
             context.prefix = self._prefixes.enter(context.address, scope, context.headers)
             context.path = scope["path"]

@@ -15,6 +15,7 @@ from app.errors import Refusal, StartRefused
 from app.limits.valkey import check_certificate
 from app.outbox import liveness_lock
 from app.settings import Settings
+from app.telemetry import traces
 from app.tracking.plan_files import LoadedPlans
 
 BOOTSTRAP = {
@@ -39,6 +40,7 @@ def prepare(settings: Settings, *, calls: bool = True) -> None:
     """
     check_start_files(settings)
     check_bootstrap_key(settings)
+    traces.wanted()
     _ = settings.route
     if calls and settings.gateway_shared_limits_url is not None:
         check_certificate(settings.gateway_shared_limits_url.get_secret_value())

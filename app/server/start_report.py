@@ -70,7 +70,7 @@ def _features(settings: Settings, *, delivers: bool, accepts: bool) -> dict[str,
         "tracking_plan": settings.gateway_tracking_plan is not None,
         "enrichment": settings.gateway_enrichment_file is not None,
         "locating": settings.gateway_maxmind_file is not None,
-        "traces": traces.enabled(),
+        "traces": traces.wanted(),
         "access_log": settings.gateway_access_log != OFF,
     }
     return {

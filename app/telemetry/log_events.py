@@ -89,6 +89,7 @@ MESSAGES = {
     "subject.erased": "Erased a user or device",
     "taxonomy.read_failed": "Cannot read the names of apps",
     "taxonomy.write_failed": "Cannot store new names of an app",
+    "traces.not_exported": "Cannot export spans to the collector; they are dropped",
     "unlock.failed": "Cannot unlock users",
     "violations.write_failed": "Cannot store counts of plan violations",
     "work.failed": "The gateway failed on a relayed call",

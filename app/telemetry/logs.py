@@ -223,7 +223,7 @@ class LineWriter:
                 return
             lost, self._lost = self._lost, 0
         report = [LogLine("warning", now_ms(), "log.lost", {"lost": lost})] if lost else []
-        text = b"".join(line.render() + b"\n" for line in [*lines, *report])
+        text = b"".join(_rendered(line) + b"\n" for line in [*lines, *report])
         try:
             with self._writing, self._file_lock:
                 self._file.write(text)
@@ -231,6 +231,14 @@ class LineWriter:
         except (OSError, ValueError):  # ValueError: the file is closed
             with self._lock:
                 self._lost += lost + len(lines)
+
+
+def _rendered(line: LogLine) -> bytes:
+    """Return a line as JSON; without its fields if one cannot be written (no valid Unicode)."""
+    try:
+        return line.render()
+    except TypeError:  # orjson's errors are of this class
+        return line._replace(fields={}).render()
 
 
 class _DirectLogger:

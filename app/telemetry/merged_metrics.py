@@ -44,14 +44,14 @@ def add_totals(totals: Rendered, ended: Rendered) -> Rendered:
     """Return totals with the counters and histograms of a process that has ended added.
 
     They must not vanish with it: a counter that falls seems to have begun anew. Its gauges, and
-    what tells of the process itself, end with it.
+    the metrics of the process itself, end with it.
     """
     counted = [metric for metric in ended if metric[2] in ADDED_TYPES and not _is_own(metric[0])]
     return render(_Merged([*totals, *counted]))
 
 
 def _is_own(name: str) -> bool:
-    """Tell whether a metric tells of the process itself."""
+    """Return whether a metric is about the process itself."""
     return name.startswith(PREFIX)
 
 

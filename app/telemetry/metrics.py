@@ -10,6 +10,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app import __version__
+from app.leanplum.actions import DELIVERABLE_ACTIONS
+from app.model import FINAL
 from app.telemetry.database_gauges import DatabaseGauges
 from app.telemetry.minute_counts import ACCEPTED, CALLS, FAILED_CALLS, MinuteCounts
 from app.telemetry.process_metrics import ProcessMetrics
@@ -170,6 +172,13 @@ class Metrics:
         """Count warnings of Leanplum by their labels (`leanplum/outcomes.py`)."""
         for label, count in TallyOf(labels).items():
             self._warnings.add(app, label, count=count)
+
+    def show_app(self, app: str) -> None:
+        """Begin the counters of an app at zero, since a rate needs a value before the first one."""
+        for action in DELIVERABLE_ACTIONS:
+            self._accepted.add(app, action, count=0)
+        for status in FINAL:
+            self._settled.add(app, status.value, count=0)
 
     def count_accepted(self, app: str, actions: Sequence[str]) -> None:
         """Count items of an app that were accepted, by their actions."""

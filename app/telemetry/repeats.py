@@ -12,10 +12,8 @@ from typing import Any
 
 from app.telemetry.log_lines import LogLine
 
-FIRST_SECONDS, MOST_SECONDS = (
-    1.0,
-    300.0,
-)  # between two lines of one failure; each time twice as long
+# Between two lines of one failure; each time twice as long
+FIRST_SECONDS, MOST_SECONDS = 1.0, 300.0
 MOST_KINDS = 1_000  # failures that are told apart at once
 REPEATED = "repeated"  # the field with the number of lines that were left out
 # Fields that differ although the failure is the same
@@ -76,12 +74,15 @@ class Repeats:
             return [_with(failure.line, failure.pop(now)) for failure in ready]
 
     def _make_room(self) -> None:
+        """Forget the oldest failures, first those of which no line was left out."""
         while len(self._failures) >= MOST_KINDS:
-            del self._failures[next(iter(self._failures))]
+            oldest = next(iter(self._failures))
+            told = (key for key, failure in self._failures.items() if not failure.left_out)
+            del self._failures[next(told, oldest)]
 
 
 def _is_over(failure: _Failure, now: float) -> bool:
-    """Tell whether a failure did not occur for so long that the next one is a new one."""
+    """Return whether a failure did not occur for so long that the next one is a new one."""
     return not failure.left_out and now >= failure.next_at + failure.interval
 
 

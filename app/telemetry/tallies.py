@@ -107,7 +107,7 @@ class RequestTally(Collector):
         yield requests
         seconds = HistogramMetricFamily(
             "leanplum_gateway_http_request_duration_seconds",
-            "Time from the first byte of a request to its response, in seconds",
+            "Time from the end of a request's headers to its response, in seconds",
             labels=["route", "method", "status_class"],
         )
         add_histograms(seconds, durations, SECONDS)

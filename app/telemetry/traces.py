@@ -6,12 +6,15 @@ contains a key, a user or an attribute value: what comes from a caller is left o
 their type and not their text.
 """
 
+import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+import re
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from fastapi.telemetry import TelemetryConfig
+import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode, TraceFlags
@@ -20,24 +23,29 @@ from opentelemetry.util.types import Attributes, AttributeValue
 from app import __version__
 from app.errors import StartRefused
 
-if TYPE_CHECKING:  # the extra `otel` may be missing
-    from opentelemetry.sdk.trace import TracerProvider
+if TYPE_CHECKING:  # the extra `otel` may be missing, and FastAPI takes long to import
+    from fastapi.telemetry import TelemetryConfig
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+# The first that is set applies
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
-FLUSH_MS = 2000  # the longest that a stop waits for spans to be exported
+LAST_SECONDS = 2.0  # that a stop waits for spans to be exported
 MOST_LINKS = 128  # of a span, by OpenTelemetry's own limit
+FAILED = 400  # the least HTTP status of a call that fails
 # Attributes of a request's span that cannot contain a key or a user. The URL, the host and an
 # unknown method can.
-SAFE = frozenset({"http.request.method", "network.protocol.version", "url.scheme"})
+SAFE_ATTRIBUTES = frozenset({"http.request.method", "network.protocol.version", "url.scheme"})
+TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-01")
 
 P = ParamSpec("P")
 T = TypeVar("T")
 C = TypeVar("C", bound="Routed")
 OnStatus = Callable[[int], None]
 
-_tracer = trace.get_tracer("leanplum-gateway", __version__)
+log = structlog.get_logger("traces")
 
 
 class Routed(Protocol):
@@ -55,9 +63,10 @@ class Routed(Protocol):
 
 
 class _Exporting:
-    """The provider of spans that are exported; None if there are no traces."""
+    """What makes and exports spans; None if there are no traces."""
 
     provider: "TracerProvider | None" = None
+    tracer: trace.Tracer = trace.NoOpTracer()
 
 
 def wanted(environment: Mapping[str, str] = os.environ) -> bool:
@@ -74,25 +83,31 @@ def wanted(environment: Mapping[str, str] = os.environ) -> bool:
     if not exporter and not any(environment.get(name) for name in ENDPOINTS):
         return False
     for name in PROTOCOLS:
-        if environment.get(name, PROTOCOL) not in {"", PROTOCOL}:
-            raise StartRefused(f"{name} must be {PROTOCOL}, the one that the gateway exports by")
+        if protocol := environment.get(name):
+            if protocol != PROTOCOL:
+                raise StartRefused(
+                    f"{name} must be {PROTOCOL}, the one that the gateway exports by"
+                )
+            break
     return True
 
 
 @contextmanager
 def exporting() -> Iterator[None]:
-    """Export spans if the environment asks for it. Raises StartRefused without the extra."""
+    """Export spans if the environment asks for it. Raises StartRefused if that is not possible."""
     if not wanted():
         yield
         return
     provider = _Exporting.provider = _make_provider()
-    trace.set_tracer_provider(provider)
+    _Exporting.tracer = provider.get_tracer("leanplum-gateway", __version__)
     try:
         yield
     finally:
-        provider.force_flush(FLUSH_MS)
-        provider.shutdown()
-        _Exporting.provider = None
+        _Exporting.provider, _Exporting.tracer = None, trace.NoOpTracer()
+        # It waits for a collector that is away, without a limit of its own.
+        ending = threading.Thread(target=provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(LAST_SECONDS)
 
 
 def _make_provider() -> "TracerProvider":
@@ -106,12 +121,35 @@ def _make_provider() -> "TracerProvider":
             "the OTEL_* variables ask for traces, and OpenTelemetry's SDK is not installed: "
             "pip install 'leanplum-gateway[otel]', or set OTEL_TRACES_EXPORTER=none"
         ) from None
+    # Its lines have times that vary, and may have a token of the collector's. Failures to export
+    # are logged here.
+    logging.getLogger("opentelemetry").propagate = False
     ours = Resource.create({"service.name": "leanplum-gateway", "service.version": __version__})
-    provider = TracerProvider(
-        resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
-    )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        provider = TracerProvider(
+            resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
+        )
+        exporter = _reporting_failures(OTLPSpanExporter())
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    except ValueError:
+        raise StartRefused(
+            "OpenTelemetry refuses the values of the OTEL_* variables; see docs/traces.md"
+        ) from None
     return provider
+
+
+def _reporting_failures(exporter: "SpanExporter") -> "SpanExporter":
+    """Return an exporter that logs how many spans it could not export."""
+    export = exporter.export
+
+    def export_or_report(spans: "Sequence[ReadableSpan]") -> "SpanExportResult":
+        result = export(spans)
+        if result.name != "SUCCESS":
+            log.warning("traces.not_exported", items=len(spans))
+        return result
+
+    exporter.export = export_or_report  # type: ignore[method-assign]
+    return exporter
 
 
 def enabled() -> bool:
@@ -119,12 +157,17 @@ def enabled() -> bool:
     return _Exporting.provider is not None
 
 
-def request_tracing() -> TelemetryConfig:
+def request_tracing() -> "TelemetryConfig":
     """Return FastAPI's options of telemetry: spans of requests if they are exported, else none.
 
     Its metrics and logs stay off, since the gateway has its own.
     """
-    options: TelemetryConfig = {"tracing": enabled(), "metrics": False, "logs": False}
+    options: TelemetryConfig = {
+        "tracing": enabled(),
+        "metrics": False,
+        "logs": False,
+        "auto_configure": False,
+    }
     if _Exporting.provider is not None:
         options["operation_spans"] = False
         options["tracer_provider"] = _SafeProvider(_Exporting.provider)
@@ -143,7 +186,7 @@ class _SafeProvider(trace.TracerProvider):
 
 
 class _SafeTracer(trace.Tracer):
-    """Starts spans with the safe attributes alone."""
+    """Starts spans with the safe attributes alone, and without the caller's `tracestate`."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
@@ -158,18 +201,24 @@ class _SafeTracer(trace.Tracer):
         **options: Any,
     ) -> Span:
         """Start a span with its safe attributes."""
-        safe = {key: value for key, value in (attributes or {}).items() if key in SAFE}
+        parent = trace.get_current_span(context).get_span_context()
+        if parent.is_valid:
+            known = SpanContext(
+                parent.trace_id, parent.span_id, parent.is_remote, parent.trace_flags
+            )
+            context = trace.set_span_in_context(trace.NonRecordingSpan(known), context)
+        safe = {key: value for key, value in (attributes or {}).items() if key in SAFE_ATTRIBUTES}
         return self._tracer.start_span(name, context, kind, safe, *args, **options)
 
     def start_as_current_span(self, *args: Any, **options: Any) -> Any:
-        """Not used by FastAPI for requests. Raises NotImplementedError."""
+        """Raise NotImplementedError: FastAPI does not use it for the spans of requests."""
         raise NotImplementedError
 
 
-def request_ids() -> tuple[str, str | None] | None:
-    """Return the trace id of the current request, and its `traceparent` if it is sampled.
+def current_trace() -> tuple[str, str | None] | None:
+    """Return the trace id of the current span, and its `traceparent` if it is sampled.
 
-    None if the request has no span.
+    None if there is no span.
     """
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
@@ -211,7 +260,8 @@ def delivering(app: str, traceparents: Iterable[str | None]) -> AbstractContextM
     """
     if not enabled():
         return nullcontext()
-    parents = [_parse(one) for one in dict.fromkeys(traceparents) if one is not None]
+    parsed = map(_parse, dict.fromkeys(traceparents))
+    parents = [parent for parent in parsed if parent is not None]
     if not parents:
         return nullcontext()
     return _span(
@@ -246,7 +296,13 @@ def calling(action: str, host: str) -> Iterator[OnStatus]:
         "leanplum.action": action,
     }
     with _span(f"leanplum {action}", SpanKind.CLIENT, attributes=attributes) as span:
-        yield lambda status: span.set_attribute("http.response.status_code", status)
+
+        def note_status(status: int) -> None:
+            span.set_attribute("http.response.status_code", status)
+            if status >= FAILED:
+                _fail(span, str(status))
+
+        yield note_status
 
 
 @contextmanager
@@ -259,7 +315,7 @@ def _span(
     links: Iterable[Link] = (),
 ) -> Iterator[Span]:
     """Make a span that is the current one. Of an error it has the type, and not the text."""
-    with _tracer.start_as_current_span(
+    with _Exporting.tracer.start_as_current_span(
         name,
         context,
         kind,
@@ -271,13 +327,19 @@ def _span(
         try:
             yield span
         except Exception as error:
-            span.set_attribute("error.type", type(error).__qualname__)
-            span.set_status(StatusCode.ERROR)
+            _fail(span, type(error).__qualname__)
             raise
 
 
-def _parse(traceparent: str) -> SpanContext:
-    _, trace_id, span_id, _ = traceparent.split("-")
-    return SpanContext(
-        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(1)
-    )
+def _fail(span: Span, kind: str) -> None:
+    span.set_attribute("error.type", kind)
+    span.set_status(StatusCode.ERROR)
+
+
+def _parse(traceparent: str | None) -> SpanContext | None:
+    """Return the context that a stored `traceparent` names; None for any other text."""
+    found = TRACEPARENT.fullmatch(traceparent or "")
+    if found is None:
+        return None
+    trace_id, span_id = (int(part, 16) for part in found.groups())
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(1))

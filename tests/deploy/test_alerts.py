@@ -44,6 +44,7 @@ ALERTS = {
 # Patterns of the rules, and what stands for them here: a fault of seconds, not of minutes
 SHORTER = {
     r"\[6h\], 86400": "[20s], 80",
+    r"offset 1h": "offset 5s",
     r"\[\d+m\]": "[6s]",
     r"for: \d+m": "for: 1s",
     r"> 900": "> 3",
@@ -164,6 +165,13 @@ def gateways_stopped(world: World) -> Iterator[None]:
 
 
 @contextmanager
+def one_stopped(world: World) -> Iterator[None]:
+    assert world.on_postgresql.terminate() == 0
+    yield
+    world.on_postgresql.start()
+
+
+@contextmanager
 def leanplum_down(world: World) -> Iterator[None]:
     """Leanplum answers 503, to items that wait and to a relayed call in every moment."""
     world.leanplum.fault(mode="503", times=None)
@@ -210,10 +218,11 @@ def wrong_key(world: World) -> Iterator[None]:
 
 @contextmanager
 def rejected_items(world: World) -> Iterator[None]:
+    """One batch, so all are rejected between two scrapes."""
     world.leanplum.fault(mode="success-false", times=None)
-    numbers = iter(range(10**6))
-    with again_and_again(lambda: world.gateway.event(f"rejected-{next(numbers)}", 1)):
-        yield
+    items = [{"action": "track", "userId": f"rejected-{n}", "event": "E"} for n in range(50)]
+    assert world.gateway.call("POST", "/v1/batch", json={"items": items}).status_code == 202
+    yield
     world.leanplum.mend()
 
 
@@ -285,6 +294,7 @@ def many_names(world: World) -> Iterator[None]:
 
 FAULTS: dict[str, Fault] = {
     "GatewayDown": gateways_stopped,
+    "ReplicaDown": one_stopped,
     "ErrorRate": leanplum_down,
     "SlowCommits": slow_database,
     "OldestItemTooOld": leanplum_down,

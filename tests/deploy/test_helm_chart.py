@@ -100,7 +100,10 @@ def test_everything_that_can_be_on_has_a_manifest() -> None:
     [
         ({"replicaz": 3}, "replicaz"),
         ({"workers": 0}, "workers"),
-        ({"settings": {"LEANPLUM_PRODUCTION_KEY": None}}, "LEANPLUM_PRODUCTION_KEY"),
+        ({"settings": {"LEANPLUM_PRODUCTION_KEY": "secret"}}, "LEANPLUM_PRODUCTION_KEY"),
+        ({"settings": {"GATEWAY_DATABASE_URL": "postgresql://u:p@db/g"}}, "GATEWAY_DATABASE_URL"),
+        ({"settings": {"OTEL_EXPORTER_OTLP_HEADERS": "key=secret"}}, "OTEL_EXPORTER_OTLP_HEADERS"),
+        ({"settings": {"GATEWAY_RATE_BURST": 10000000}}, "GATEWAY_RATE_BURST"),
         ({"settings": {"gateway_port": "1"}}, "gateway_port"),
     ],
 )

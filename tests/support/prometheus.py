@@ -54,14 +54,14 @@ class Prometheus:
 
 @contextmanager
 def prometheus(
-    folder: Path, ports: Sequence[int], rules: Path | None = None
+    folder: Path, ports: Sequence[int], rules: Path | None = None, *, interval: str = INTERVAL
 ) -> Iterator[Prometheus]:
     """Start a Prometheus in `folder` that scrapes the gateways at these ports."""
     port, config = free_port(), folder / "prometheus.yaml"
     config.write_text(
         yaml.safe_dump(
             {
-                "global": {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL},
+                "global": {"scrape_interval": interval, "evaluation_interval": interval},
                 "rule_files": [] if rules is None else [str(rules)],
                 "scrape_configs": [
                     {

@@ -1,17 +1,27 @@
 """Traces, as an OTLP receiver gets them from a gateway."""
 
+import json
 import re
-import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from app.errors import StartRefused
 from app.simulator.server import BackgroundServer
 from app.telemetry.traces import wanted
 from tests.support.otlp import Receiver, attributes, receiving
-from tests.support.processes import PRODUCTION_KEY, Process, serving, serving_fresh
+from tests.support.processes import (
+    APP_ID,
+    PRODUCTION_KEY,
+    Process,
+    ended,
+    serving,
+    serving_fresh,
+)
+from tests.support.simulator import Leanplum
 from tests.support.wait import free_port, until
 
 AT_ONCE = {"OTEL_BSP_SCHEDULE_DELAY": "50"}  # milliseconds between exports
@@ -134,13 +144,16 @@ def test_a_relayed_call_is_a_span_within_its_request(gateway: Process, receiver:
 
 def test_no_span_has_a_key_a_user_or_a_value(gateway: Process, receiver: Receiver) -> None:
     trace_id = "2" * 32
-    headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
     secret = "value-of-an-attribute"
+    headers = {
+        "traceparent": f"00-{trace_id}-b7ad6b7169203331-01",
+        "tracestate": f"vendor={secret}",
+    }
     body = {"userAttributes": {"name": secret}}
     assert gateway.call("PATCH", "/v1/users/a-user", headers=headers, json=body).is_success
     gateway.http.get(f"/v1/receipts/{gateway.key}", headers=headers)
     gateway.http.get("/v1/receipts", params={"key": gateway.key, "user": "a-user"}, headers=headers)
-    gateway.http.request(f"X{gateway.key}", "/v1/events", headers=headers)
+    gateway.http.get("/livez", headers=headers | {"Host": f"{gateway.key}.example.com"})
     gateway.http.post(f"/api?action=track&clientKey={gateway.key}&userId=a-user", headers=headers)
     of_trace(receiver, trace_id, "deliver", "POST /api")
     for text in (secret, "a-user", gateway.key, PRODUCTION_KEY):
@@ -184,6 +197,8 @@ def test_workers_export_spans_of_one_trace(
     with serving(tmp_path, leanplum.url, "--workers", "2", **settings) as gateway:
         gateway.event("of-a-worker", 1, traceparent=f"00-{'6' * 32}-b7ad6b7169203331-01")
         of_trace(receiver, "6" * 32, "POST /v1/events", "commit", "deliver", "leanplum multi")
+        (started,) = re.findall(r'.*"gateway.started".*', gateway.output.read_text())
+        assert "traces" in json.loads(started)["gateway.on"]
 
 
 def test_a_receiver_that_is_away_stops_neither_requests_nor_the_end(
@@ -195,9 +210,12 @@ def test_a_receiver_that_is_away_stops_neither_requests_nor_the_end(
     ) as gateway:
         assert gateway.event("away", 1).status_code == 202
         until(lambda: gateway.status("away-1") == "delivered")
-        began = time.monotonic()
+        until(lambda: gateway.logged(b"traces.not_exported"))
         assert gateway.terminate() == 0
-        assert time.monotonic() - began < 15
+        text = gateway.output.read_text()
+        assert "gateway.stopped" in text
+        assert "stop.forced" not in text
+        assert away not in text
 
 
 @pytest.mark.parametrize(
@@ -222,6 +240,11 @@ def test_nothing_is_traced_unless_the_variables_ask_for_it(environment: dict[str
         {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"},
         {"OTEL_TRACES_EXPORTER": "otlp"},
         {**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+        {
+            **ENDPOINT,
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        },
     ],
     ids=str,
 )
@@ -245,3 +268,34 @@ def test_what_the_gateway_cannot_export_by_refuses_the_start(
 ) -> None:
     with pytest.raises(StartRefused, match=message):
         wanted(environment)
+
+
+def test_numbers_that_opentelemetry_refuses_refuse_the_start(
+    tmp_path: Path, leanplum: BackgroundServer
+) -> None:
+    settings = {
+        "LEANPLUM_APP_ID": APP_ID,
+        "LEANPLUM_PRODUCTION_KEY": PRODUCTION_KEY,
+        "GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path}/g.db",
+        **ENDPOINT,
+        "OTEL_BSP_SCHEDULE_DELAY": "0",
+    }
+    refused = ended(tmp_path, "serve", "--port", str(free_port()), **settings)
+    assert refused.returncode == 2
+    assert "OpenTelemetry refuses the values of the OTEL_* variables" in refused.stderr
+
+
+def test_a_failed_call_to_leanplum_is_an_error_of_its_span(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    with BackgroundServer() as leanplum, closing(Leanplum(leanplum.url)) as simulator:
+        simulator.fault(mode="503", times=None)
+        settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **AT_ONCE}
+        with serving(tmp_path, leanplum.url, **settings) as gateway:
+            gateway.event("fails", 1, traceparent=f"00-{'7' * 32}-b7ad6b7169203331-01")
+            of_trace(receiver, "7" * 32, "leanplum multi")
+    call = next(
+        span for span in receiver.named("leanplum multi") if span.trace_id.hex() == "7" * 32
+    )
+    assert call.status.code == Status.StatusCode.STATUS_CODE_ERROR
+    assert attributes(call)["error.type"] == "503"
