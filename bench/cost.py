@@ -1,4 +1,4 @@
-"""The cost of a part of the gateway: `python -m bench.cost limits`, `python -m bench.cost audit`.
+"""The cost of a part of the gateway: `python -m bench.cost limits`, `audit` or `traces`.
 
 Two gateways, one of them without the part, take the same load alternately, each paused while the
 other is measured; each pair of slices gives a ratio.
@@ -18,23 +18,31 @@ from bench.children import Child, Fleet
 from bench.keys import make_key
 from bench.load import Load
 from bench.plan import QUICK
-from bench.stage import GATEWAY, Stage
+from bench.stage import GATEWAY, NO_MORE, Stage
 
 PAIRS, SECONDS = 25, 2
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Comparison(NamedTuple):
-    """A load for two gateways; `whole` and `less` name the part that each lacks, "" for none."""
+    """A load for two gateways; `whole` and `less` name the part that each lacks, "" for none.
+
+    `sampled`: the share of the requests that the first one traces.
+    """
 
     title: str
     traffic: Traffic
-    whole: str
-    less: str
+    whole: str = ""
+    less: str = ""
+    sampled: float = 0.0
 
 
 COMPARISONS = {
-    "limits": (Comparison("a single event, with limits to without", EVENT, "", "limits"),),
+    "limits": (Comparison("a single event, with limits to without", EVENT, less="limits"),),
+    "traces": (
+        Comparison("a single event, with 10 % traced to none", EVENT, sampled=0.1),
+        Comparison("a single event, with all traced to none", EVENT, sampled=1.0),
+    ),
     "audit": (
         Comparison("a batch of 100 for 2,000 users, with audit to without", BATCH, "", "audit"),
         Comparison(
@@ -74,10 +82,17 @@ def program(part: str) -> Sequence[str]:
 def compare(stage: Stage, load: Load, comparison: Comparison) -> list[tuple[Measured, Measured]]:
     """Return pairs of slices: with and without the part."""
     upstream = stage.upstream()
-    whole, less = (
-        stage.gateway(upstream, program=program(part))
-        for part in (comparison.whole, comparison.less)
+    traces = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": stage.collector().url,
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": str(comparison.sampled),
+    }
+    whole = stage.gateway(
+        upstream,
+        program=program(comparison.whole),
+        env=traces if comparison.sampled else NO_MORE,
     )
+    less = stage.gateway(upstream, program=program(comparison.less))
     for child in (whole, less):
         with child.resumed():
             load.warm(child, comparison.traffic)

@@ -4,16 +4,18 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from bench.children import Child, Fleet, free_port
 from bench.postgres import PostgresServer, postgresql
 
 GATEWAY = ("app",)
 """The program of a gateway: a module, and its first arguments."""
-_OURS = ("LEANPLUM_", "GATEWAY_", "BENCH_")
+_OURS = ("LEANPLUM_", "GATEWAY_", "BENCH_", "OTEL_")
+NO_MORE: Mapping[str, str] = MappingProxyType({})
 
 
 def cores() -> tuple[int, int]:
@@ -43,6 +45,10 @@ class Stage:
     def echo(self) -> Child:
         """Start yardstick (a)."""
         return self._uvicorn("echo", core=self.server_core, ready="/")
+
+    def collector(self) -> Child:
+        """Start a server that takes spans, and answers each export with 200."""
+        return self._uvicorn("echo", core=self.load_core, ready="/")
 
     def seed(self, upstream: Child) -> Child:
         """Start yardstick (b)."""
@@ -77,8 +83,12 @@ class Stage:
         delivery: bool = False,
         pinned: bool = True,
         program: Sequence[str] = GATEWAY,
+        env: Mapping[str, str] = NO_MORE,
     ) -> Child:
-        """Start a gateway; without a URL of a `database`, it gets a new SQLite file."""
+        """Start a gateway; without a URL of a `database`, it gets a new SQLite file.
+
+        `env`: further variables.
+        """
         port = free_port()
         options = ["--port", str(port), "--workers", str(workers)]
         return self.fleet.start(
@@ -86,7 +96,7 @@ class Stage:
             [*_python(*program), "serve", *options, *([] if delivery else ["--no-delivery"])],
             port=port,
             ready="/readyz",
-            env=self._environment(upstream, database or self.new_sqlite()),
+            env={**self._environment(upstream, database or self.new_sqlite()), **env},
             core=self.server_core if pinned else None,
         )
 

@@ -99,12 +99,14 @@ class Role:
     """The work of a process.
 
     `delivers`: it delivers items. `calls`: it serves callers, and so has a share in limits.
-    `keeps_house`: it seals the audit log and removes what is past its time.
+    `keeps_house`: it seals the audit log and removes what is past its time. `shows_metrics`: its
+    metrics can be read, here or by way of other workers.
     """
 
     delivers: bool = True
     calls: bool = True
     keeps_house: bool = True
+    shows_metrics: bool = True
 
 
 ALL_WORK = Role()
@@ -215,7 +217,11 @@ async def gateway(
     minute_counts = MinuteCountStore(core.engine, core.writer, metrics.minutes)
     sessions = _sessions(core)
     dead_letter_runs = DeadLetterRuns(core.engine, core.writer, core.outbox.dead_letters)
-    upkeep = _upkeep(core, sealer) if role.keeps_house else [partial(_count_queue, core.outbox)]
+    upkeep = (
+        _upkeep(core, sealer, watches=role.shows_metrics)
+        if role.keeps_house
+        else [partial(_count_queue, core.outbox)]
+    )
     background = _start_loops(
         core,
         *upkeep,
@@ -296,10 +302,18 @@ def _start_loops(
     return [asyncio.create_task(run()) for run in loops]
 
 
-def _upkeep(core: Core, sealer: Sealer) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-    """Return the loops that one process of a database suffices for."""
-    watch = DatabaseWatch(core.engine, core.metrics.database, lambda: list(core.apps))
-    return [sealer.run, _housekeeper(core.settings, core.outbox).run, watch.run]
+def _upkeep(
+    core: Core, sealer: Sealer, *, watches: bool
+) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    """Return the loops that one process of a database suffices for.
+
+    `watches`: read the database for the metrics, too.
+    """
+    loops = [sealer.run, _housekeeper(core.settings, core.outbox).run]
+    if watches:
+        watch = DatabaseWatch(core.engine, core.metrics.database, lambda: list(core.apps))
+        loops.append(watch.run)
+    return loops
 
 
 async def _count_queue(outbox: Outbox) -> None:

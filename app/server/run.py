@@ -318,7 +318,7 @@ def deliver(settings: Settings) -> None:
     prepare(settings, calls=False)
     _tune_collector()
     with traces.exporting(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_deliver(settings, Role(calls=False)))
+        runner.run(_deliver(settings, Role(calls=False, shows_metrics=False)))
 
 
 def deliver_in_worker(
