@@ -57,7 +57,7 @@ ON_REQUEST = {"large"}  # they take long
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=DESCRIPTION)
-    parser.add_argument("--quick", action="store_true", help="within a minute, rougher")
+    parser.add_argument("--quick", action="store_true", help="shorter and less precise")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write all figures to this file"
     )

@@ -1,4 +1,4 @@
-"""The loop that reads what the metrics show of the database.
+"""The loop that reads the metrics of the database.
 
 It counts the queue and the dead letters in parts, so that no transaction stays open for long, and
 rests for a multiple of the time that it took, up to a minute: a long queue is counted less often.
@@ -42,7 +42,7 @@ log = structlog.get_logger("metrics")
 
 
 class _Facts(NamedTuple):
-    """What one short look at the database tells, apart from items."""
+    """Facts about the database from one short read, without counts of items."""
 
     size_bytes: int
     free_bytes: int | None

@@ -48,7 +48,7 @@ class Supervisor:
     ) -> None:
         """`context` starts processes. `apps` are those that are configured, for the log.
 
-        `delivery`: the worker that keeps house delivers, too.
+        `delivery`: the worker without a listener also delivers.
         """
         self._apps = apps
         self._settings, self._listener, self._on_listening = settings, listener, on_listening
@@ -162,7 +162,7 @@ class Supervisor:
 
 
 def forkserver() -> ForkServerContext:
-    """Return what starts processes: by forks of one that has imported all of the gateway."""
+    """Return a context that forks workers from a process with the gateway already imported."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["app.server.worker_preload"])
     return context

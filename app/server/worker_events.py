@@ -12,9 +12,9 @@ KEYS = "keys"  # the question to read the keys, answered once that is done
 
 
 def exchange_events(link: WorkerLink | None, services: Services) -> Callable[[], Awaitable[object]]:
-    """Tell the other workers of items, and listen to them, if there are any.
+    """Exchange item events with the other workers, if there are any.
 
-    Return what lets them read the keys, and waits until they have.
+    Return a function that makes all workers read the keys again, and waits until they have.
     """
     if link is None:
         return notify_nobody

@@ -1,4 +1,4 @@
-"""The jobs of the supervisor's workers: each has one process, which is started again if it ends."""
+"""Slots of the supervisor: each runs one worker process, and starts it again if it ends."""
 
 import asyncio
 import os

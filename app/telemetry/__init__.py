@@ -1,4 +1,4 @@
-"""Logs and metrics of the gateway. Neither ever contains a secret or a user's attribute value."""
+"""Logs, metrics and traces of the gateway. None contains a secret or a user's attribute value."""
 
 from app.telemetry.logs import configure_logging, describe, explain
 from app.telemetry.metrics import Metrics

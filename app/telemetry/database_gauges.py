@@ -1,4 +1,4 @@
-"""Gauges that come from the database: read from time to time, shown as they were read last.
+"""Gauges of the database, which show the values of the last background read.
 
 `server/database_watch.py` reads them. Ages are counted when the metrics are collected, so they grow
 in between.
@@ -25,7 +25,7 @@ class AppItems(NamedTuple):
 
 
 class DatabaseState(NamedTuple):
-    """What was read from the database; `at` is when reading began (epoch milliseconds).
+    """The state of the database at one read, which began `at` (epoch milliseconds).
 
     `free_bytes`: on the disk of an SQLite database; None on PostgreSQL. `sealed_at` is the time of
     the last checkpoint (epoch milliseconds). `skew_seconds` is how far this clock is ahead of the

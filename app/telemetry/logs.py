@@ -33,7 +33,7 @@ Emit = Callable[..., object]  # takes an event and its fields
 
 
 class _Streams:
-    """Where lines go that no level silences; `configure_logging` sets it."""
+    """The output for lines that no log level silences; `configure_logging` sets it."""
 
     unleveled: Emit | None = None
 
@@ -53,8 +53,8 @@ def configure_logging(
 ) -> Callable[[], None]:
     """Log to a file in the `form` json, console or auto (console on a terminal).
 
-    The default is standard output. Commands whose results go there log to standard error. Return
-    what writes the lines that were gathered, which happens at the exit of the interpreter, too.
+    The default is standard output. Commands whose results go there log to standard error. Return a
+    function that writes buffered lines. It also runs when the interpreter exits.
 
     `lock` is held during each write, since the lines of several processes would otherwise tear each
     other apart in a pipe.

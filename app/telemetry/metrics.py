@@ -123,7 +123,7 @@ class Metrics:
             "limit",
         )
         self._failed_authentications = self._counter(
-            "failed_authentications", "Requests with a missing, unknown or ended key"
+            "failed_authentications", "Requests with a missing, unknown, expired or revoked key"
         )
 
     def _define_operator_metrics(self) -> None:

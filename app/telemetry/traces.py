@@ -63,7 +63,7 @@ class Routed(Protocol):
 
 
 class _Exporting:
-    """What makes and exports spans; None if there are no traces."""
+    """The provider and the tracer in use; None and one that does nothing if traces are off."""
 
     provider: "TracerProvider | None" = None
     tracer: trace.Tracer = trace.NoOpTracer()
@@ -158,7 +158,7 @@ def enabled() -> bool:
 
 
 def request_tracing() -> "TelemetryConfig":
-    """Return FastAPI's options of telemetry: spans of requests if they are exported, else none.
+    """Return FastAPI's options of telemetry: request spans are on only if spans are exported.
 
     Its metrics and logs stay off, since the gateway has its own.
     """
@@ -181,7 +181,7 @@ class _SafeProvider(trace.TracerProvider):
         self._provider = provider
 
     def get_tracer(self, *args: Any, **options: Any) -> trace.Tracer:
-        """Return a tracer of the provider, in its wrapping."""
+        """Return the provider's tracer, wrapped to drop unsafe attributes."""
         return _SafeTracer(self._provider.get_tracer(*args, **options))
 
 
@@ -314,7 +314,7 @@ def _span(
     context: Context | None = None,
     links: Iterable[Link] = (),
 ) -> Iterator[Span]:
-    """Make a span that is the current one. Of an error it has the type, and not the text."""
+    """Make a span and make it current. It records an error's type, not its text."""
     with _Exporting.tracer.start_as_current_span(
         name,
         context,
