@@ -112,11 +112,11 @@ SQLITE = Dialect(
 # holds for both. The numbers mean nothing; they only must differ.
 POSTGRESQL = Dialect(
     name="postgresql",
-    # The server ends a transaction whose process has fallen silent: it must not hold the lock for
-    # good.
+    # The server ends a transaction whose process has fallen silent, and a statement that takes too
+    # long: neither may hold the lock for good.
     begin=(
         "SELECT set_config('idle_in_transaction_session_timeout', '15s', true), "
-        "pg_advisory_xact_lock(7303014)"
+        "set_config('statement_timeout', '15s', true), pg_advisory_xact_lock(7303014)"
     ),
     begin_migration="SELECT pg_advisory_xact_lock(7303015)",
     placeholder="%s",

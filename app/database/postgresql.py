@@ -185,6 +185,8 @@ class Connector:
         connection.autocommit = True
         pid, encoding = connection.execute(PROBE).fetchone() or (0, "")
         connection.autocommit = False
+        # Whatever is the default of the role: what is read after a lock must be what is true then
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         check_server(connection.info.server_version, encoding)
         # A pooler gives each client a number of its own: it does not have one server process for
         # it.

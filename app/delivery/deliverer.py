@@ -166,6 +166,7 @@ class Deliverer:
             self._look_at = math.inf
         self.window.resume_deferred(self._ticks_ms())
         await self._read()
+        await self._renew_leases()  # of a long queue, reading may take as long as a lease
         begun = 0
         while (app := self._next_app()) is not None:
             self._begin_call(app)

@@ -55,6 +55,7 @@ class Circuit:
     def close(self) -> None:
         """Close the circuit: Leanplum has answered about items."""
         self.state, self._failures, self._wait = CircuitState.CLOSED, 0, self._shortest
+        self._probe_at = 0.0
 
     def note_failure(self, now: float) -> None:
         """Count a call that failed by Leanplum's fault or the network's."""

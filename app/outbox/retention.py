@@ -44,7 +44,7 @@ ORDER BY settled_at LIMIT ?
 DEAD_LETTERS = f"""
 SELECT seq FROM items
 WHERE settled_at IS NOT NULL AND body IS NOT NULL AND settled_at <= ? AND {ACCEPTED}
-ORDER BY seq LIMIT ?
+ORDER BY settled_at LIMIT ?
 """
 # Never true for a waiting item, whose `settled_at` is NULL
 OLD_ENOUGH = f"settled_at <= CASE WHEN body IS NULL THEN ? ELSE ? END AND {ACCEPTED}"

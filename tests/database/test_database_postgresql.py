@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from sqlalchemy import make_url
 
 from app.database.driver import POSTGRESQL
-from app.database.engine import connect
+from app.database.engine import connect, snapshot, transaction
 from app.database.tables import metadata
 from tests.support.gateway import Talk
 from tests.support.postgres import Server
@@ -141,3 +142,26 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_works_with(url: st
         )
         assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def test_a_role_whose_transactions_are_repeatable_read_does_not_change_the_gateways(
+    url: str, beside: "psycopg.Connection[tuple[object, ...]]"
+) -> None:
+    """What is read after a lock must be what is true then."""
+    name = make_url(url).database
+    beside.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    beside.commit()
+    engine = connect(url)
+    show = "SHOW transaction_isolation"
+    try:
+        with snapshot(engine) as connection:
+            assert connection.exec_driver_sql(show).scalar() == "repeatable read"
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql(show).scalar() == "read committed"
+        with transaction(engine) as cursor:
+            cursor.execute(show)
+            assert cursor.fetchone() == ("read committed",)
+            cursor.execute("SHOW statement_timeout")
+            assert cursor.fetchone() == ("15s",)
+    finally:
+        engine.dispose()

@@ -21,7 +21,7 @@ from app.delivery.deliverer import LEASE_SECONDS, Deliverer
 from app.delivery.user_locks import UserLocks
 from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import LeanplumClient
-from app.model import Acceptance, App, KeyKind, NewItem, ReadRequest, ReadResult, Receipt
+from app.model import Acceptance, App, KeyKind, Lease, NewItem, ReadRequest, ReadResult, Receipt
 from app.outbox import liveness_lock
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics
@@ -79,13 +79,17 @@ def _event(user: str, value: int, **more: Any) -> str:
 
 
 class CountingOutbox(Outbox):
-    """An outbox that counts how often its queue is read."""
+    """An outbox that counts how often its queue is read, and how often leases are renewed."""
 
-    reads = 0
+    reads = renewals = 0
 
     async def look(self, wanted: ReadRequest) -> ReadResult:
         self.reads += 1
         return await super().look(wanted)
+
+    async def renew(self, *args: Any, **options: Any) -> Lease:
+        self.renewals += 1
+        return await super().renew(*args, **options)
 
 
 class Delivering:

@@ -4,6 +4,7 @@ left behind.
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -33,6 +34,28 @@ def test_the_loop_delivers_what_is_accepted_while_it_runs(
     deliver(database, leanplum, body)
     assert leanplum.values("ann") == list(range(30))
     assert leanplum.stats()["overlaps"] == 0
+
+
+def test_after_a_read_that_took_long_the_leases_are_renewed_before_anything_is_sent(
+    database: str, leanplum: Leanplum
+) -> None:
+    late = 0.0
+
+    async def body(at: Delivering) -> None:
+        nonlocal late
+        look = at.outbox.look
+
+        async def look_long(wanted: ReadRequest) -> ReadResult:
+            nonlocal late
+            late += 20.0
+            return await look(wanted)
+
+        at.outbox.look = look_long  # type: ignore[method-assign]
+        await at.accept("ann", 0)
+        await at.deliverer.step()
+        assert at.outbox.renewals == 2
+
+    deliver(database, leanplum, body, ticks=lambda: time.monotonic() + late)
 
 
 def test_many_users_in_several_calls_at_once_never_overlap(

@@ -71,6 +71,15 @@ def test_a_probe_that_succeeds_closes_the_circuit() -> None:
     assert circuit.max_in_flight(0.0) is None
 
 
+def test_a_circuit_that_was_held_and_closed_opens_again_without_waiting_for_the_old_probe() -> None:
+    circuit = Circuit(shortest=2.0, held=15.0)
+    circuit.hold(0.0)
+    circuit.close()
+    for _ in range(FAILURES):
+        circuit.note_failure(1.0)
+    assert circuit.state is CircuitState.OPEN
+
+
 def test_a_refused_key_is_probed_steadily_even_where_a_probe_meets_other_trouble() -> None:
     circuit = Circuit(shortest=2.0, held=15.0)
     circuit.hold(0.0)
