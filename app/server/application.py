@@ -1,8 +1,7 @@
 """The ASGI application: routers, handlers, middleware, and the lifespan of the gateway."""
 
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -74,6 +73,8 @@ ROUTERS = (
     console_preview.router,
     unknown.router,  # the last one of the console's: it takes every path
 )
+# FastAPI makes no span for a scope that has this
+UNTRACED = "fastapi.telemetry"
 
 
 class Application(FastAPI):
@@ -99,12 +100,10 @@ class Application(FastAPI):
             redoc_url=None,
             openapi_url=None,
             redirect_slashes=False,
-            telemetry={
-                **traces.request_tracing(),
-                "exclude": partial(_is_quiet, settings.gateway_root_path),
-            },
+            telemetry=traces.request_tracing(),
         )
         self.settings, self._metrics, self._role = settings, metrics, role
+        self._traced = traces.enabled()
         self._link, self._shared = link, shared
         self.lifecycle = Lifecycle(settings.gateway_shutdown_seconds)
         # The HTTP server's protocol reads them there.
@@ -167,8 +166,21 @@ class Application(FastAPI):
             proxies=TrustedProxies(self.settings.trusted_proxies),
             root_path=self.settings.gateway_root_path,
             access_log=self.settings.gateway_access_log,
-            traced=traces.enabled(),
+            traced=self._traced,
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; FastAPI traces it unless the scope says that it is not sampled."""
+        if self._traced and scope["type"] == "http" and not self._samples(scope):
+            scope[UNTRACED] = None
+        await super().__call__(scope, receive, send)
+
+    def _samples(self, scope: Scope) -> bool:
+        """Return whether a request has a span: none if it is about the gateway's own state."""
+        path: str = scope["path"]
+        if path in QUIET or path.removeprefix(self.settings.gateway_root_path) in QUIET:
+            return False
+        return traces.samples(scope["headers"])
 
     def _targets(self, handlers: Handlers) -> Targets:
         """Return the targets of requests; those past the router name the spans of requests."""
@@ -180,7 +192,7 @@ class Application(FastAPI):
             **dict.fromkeys(sdk.PATHS, handlers.sdk.answer),
             **dict.fromkeys(SEGMENT_PATHS, handlers.segment.answer),
         }
-        if traces.enabled():
+        if self._traced:
             naming = traces.naming_route
             hot_handlers = {call: naming(handle) for call, handle in hot_handlers.items()}
             compat_endpoints = {path: naming(answer) for path, answer in compat_endpoints.items()}
@@ -193,12 +205,6 @@ class Application(FastAPI):
         """
         assert self._framework is not None
         await self._framework({**scope, "state": self._state}, receive, send)
-
-
-def _is_quiet(root_path: str, scope: MutableMapping[str, Any]) -> bool:
-    """Return whether a request is only about the gateway's own state, and so has no span."""
-    path: str = scope["path"]
-    return path in QUIET or path.removeprefix(root_path) in QUIET
 
 
 def create_app(

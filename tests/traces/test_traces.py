@@ -190,6 +190,24 @@ def test_the_log_names_the_trace_of_a_request_that_came_without_one(
     of_trace(receiver, trace_id, "POST /v1/events", "deliver")
 
 
+def test_the_sampler_decides_on_requests_that_come_without_a_trace(
+    tmp_path: Path, leanplum: BackgroundServer
+) -> None:
+    settings = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    with receiving() as receiver:
+        settings["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.url
+        with serving(tmp_path, leanplum.url, **settings, **AT_ONCE) as gateway:
+            for number in range(40):
+                gateway.event("unasked", number)
+            gateway.event("asked", 1, traceparent=f"00-{'8' * 32}-b7ad6b7169203331-01")
+            of_trace(receiver, "8" * 32, "POST /v1/events", "commit")
+        requests = receiver.named("POST /v1/events")
+        assert 1 < len(requests) < 41
+        assert len({span.trace_id for span in requests}) == len(requests)
+        commits = {span.trace_id for span in receiver.named("commit")}
+        assert commits == {span.trace_id for span in requests}
+
+
 def test_workers_export_spans_of_one_trace(
     tmp_path: Path, leanplum: BackgroundServer, receiver: Receiver
 ) -> None:
