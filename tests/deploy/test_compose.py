@@ -109,7 +109,7 @@ def test_the_dashboard_shows_an_event_within_two_minutes_of_the_start(
     (tmp_path / "prometheus").mkdir()
     ports = [gateway.port for gateway in gateways]
     with prometheus(tmp_path / "prometheus", ports, interval=interval) as server:
-        until(lambda: server.query("leanplum_gateway_build_info"), SECONDS)
+        until(lambda: len(server.query("leanplum_gateway_build_info")) == len(ports), SECONDS)
         assert gateways[0].event("newcomer", 1).status_code == 202
         until(
             lambda: any(float(sample["value"][1]) > 0 for sample in server.query(accepted)),
