@@ -3,6 +3,7 @@ what comes, and forwards nothing, or loses the answers to commits.
 """
 
 import os
+import re
 import socket
 import threading
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 
 JOIN_SECONDS = 10.0
+
+COMMIT = re.compile(rb"COMMIT(?!TED)")  # READ COMMITTED begins a transaction
 
 
 class Proxy:
@@ -103,7 +106,7 @@ class Proxy:
         with suppress(OSError):  # one of the two has ended the connection
             while data := link.client.recv(65_536):
                 self._forwards.wait()
-                if self._loses_commits and b"COMMIT" in data and not link.deaf:
+                if self._loses_commits and COMMIT.search(data) and not link.deaf:
                     link.deaf, link.mute = True, not self._reach
                     self.commits_lost += 1
                 if not link.mute:
