@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import httpx
 import orjson
 from pydantic import SecretStr
-from sqlalchemy import event
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import QueuePool
 
 from app import ids
 from app.audit.records import AuditMacs
@@ -25,6 +26,7 @@ from app.model import Acceptance, App, KeyKind, Lease, NewItem, ReadRequest, Rea
 from app.outbox import liveness_lock
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics
+from tests.support.wait import until_async
 
 T = TypeVar("T")
 QUICK = RetryPolicy(window=60.0, least=0.02, most=0.04, held=0.05)
@@ -251,9 +253,17 @@ def deliver(
                 await at.deliverer.drain()
                 await at.deliverer.leave()
                 await at.writer.stop()
-                at.engine.dispose()
+                await dispose(at.engine)
 
     return asyncio.run(run())
+
+
+async def dispose(engine: Engine) -> None:
+    """Close all connections, once a read that nobody waits for any more has given its own back."""
+    pool = engine.pool
+    assert isinstance(pool, QueuePool)
+    await until_async(lambda: pool.checkedout() == 0)
+    engine.dispose()
 
 
 async def erase(at: Delivering, user: str) -> None:
@@ -285,4 +295,4 @@ async def other_process(
         finally:
             await locks.close(10)
             await writer.stop()
-            engine.dispose()
+            await dispose(engine)
