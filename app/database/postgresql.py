@@ -20,7 +20,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError
 
-from app.database.driver import seconds_left
+from app.database.driver import POSTGRESQL, seconds_left
 from app.urls import PostgresUrl
 
 RV = TypeVar("RV")
@@ -52,7 +52,6 @@ SETTING = re.compile(r"\s*(?:-c\s*|--)(?P<name>[\w.-]+)=(?P<value>(?:\\.|[^\\\s]
 # What PgBouncer, and the poolers of clouds, say of `options`.
 OPTIONS_REFUSED = re.compile("startup parameter|command-line options", re.IGNORECASE)
 STATEMENT_POOLING = re.compile("statement pooling", re.IGNORECASE)
-SERVER_TIME = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
 PROBE = "SELECT pg_backend_pid(), current_setting('server_encoding')"
 
 log = structlog.get_logger("database")
@@ -250,7 +249,8 @@ def connect_args(url: PostgresUrl) -> dict[str, Any]:
 
 def server_time_ms(connection: Any) -> int:
     """Return the server's own time, in milliseconds since the epoch."""
-    return int(connection.exec_driver_sql(SERVER_TIME).scalar_one())
+    assert POSTGRESQL.clock is not None
+    return int(connection.exec_driver_sql(POSTGRESQL.clock).scalar_one())
 
 
 def check_server(version: int, encoding: str) -> None:

@@ -208,6 +208,16 @@ def test_the_sampler_decides_on_requests_that_come_without_a_trace(
         assert commits == {span.trace_id for span in requests}
 
 
+@pytest.mark.parametrize("traceparent", [f"00-{'0' * 32}-{'0' * 16}-01", "ff-nonsense"])
+def test_an_invalid_traceparent_counts_as_none(
+    gateway: Process, receiver: Receiver, traceparent: str
+) -> None:
+    before = len(receiver.named("GET /v1/receipts"))
+    gateway.call("GET", "/v1/receipts", headers={"traceparent": traceparent})
+    until(lambda: len(receiver.named("GET /v1/receipts")) == before + 1)
+    assert {span.parent_span_id for span in receiver.named("GET /v1/receipts")} == {b""}
+
+
 def test_workers_export_spans_of_one_trace(
     tmp_path: Path, leanplum: BackgroundServer, receiver: Receiver
 ) -> None:
