@@ -167,7 +167,7 @@ class AttemptRunner:
 
         An attempt of which nobody knows whether it is on disk is removed with the next one.
         """
-        attempt_id, unsent, lapses = str(uuid.uuid4()), self.unsent, self.liveness.lapses
+        attempt_id, unsent, lapses = str(uuid.uuid4()), self.unsent, self.liveness.lapses()
         # An app that is no longer configured has no keys, so its items are held
         name = batch[0].app
         app = self._apps.get(name) or App(name, "", {}, "", in_file=True)
@@ -272,7 +272,7 @@ class AttemptRunner:
         Others may have the lanes if this process was taken for dead.
         """
         answered_by = self._ticks() + self._options.call_seconds
-        return answered_by <= self.leased_until and self.liveness.lapses == attempt.lapses
+        return answered_by <= self.leased_until and self.liveness.lapses() == attempt.lapses
 
     async def _call(self, attempt: Attempt, items: Sequence[Item], doubts: Doubts) -> replies.Reply:
         """Make one call, and return Leanplum's reply to it."""
@@ -303,7 +303,7 @@ class AttemptRunner:
         # A refused key of another kind holds only the items that need it
         if kind is KeyKind.PRODUCTION or not _refuses_config(reply):
             self.pacer(app.name).note_reply(self._ticks(), seconds, reply)
-        if status is None and self.liveness.lapses != attempt.lapses:
+        if status is None and self.liveness.lapses() != attempt.lapses:
             # It was ended early, so it may still be running: its users stay locked
             await asyncio.sleep(user_lock_rows.OUTLIVES_MS / 1000)
         return reply

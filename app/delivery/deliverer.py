@@ -92,6 +92,7 @@ class Deliverer:
         self.owner = self._attempts.owner
         self._lease_seconds = options.call_seconds + LEASE_SECONDS
         self._renewed_at = -math.inf
+        self._named: str | None = None  # the liveness lock that the leases name
         self._leaving: frozenset[int] = frozenset()  # shards to give back once nothing is in flight
         self._lease_clock = _LeaseClock(self._lease_seconds)
         self.window = Window()
@@ -232,25 +233,27 @@ class Deliverer:
             await self._outbox.release(self.owner, sorted(self._leaving))
             self._leaving = frozenset()
         began = self._ticks()
-        circuits = self._attempts.circuit_states()
-        if began < self._renewed_at + RENEW_SECONDS and circuits == self._stored_circuits:
+        circuits, liveness = self._attempts.circuit_states(), self._attempts.liveness
+        if (
+            began < self._renewed_at + RENEW_SECONDS
+            and circuits == self._stored_circuits
+            and liveness.identity() == self._named
+        ):
             return
-        liveness = self._attempts.liveness
         others = await self._outbox.processes()
-        others.pop(self.owner, None)
-        unsent = self._attempts.unsent
+        unsent, named = self._attempts.unsent, liveness.identity()
         lease = await self._outbox.renew(
             self.owner,
             int(self._lease_seconds * 1000),
             liveness.gone(others),
             self._options.policy.not_twice,
             self._options.pseudonyms,
-            liveness=liveness.identity(),
+            liveness=named,
             forget=unsent,
             latest=self._lease_clock.latest(began),
             states=self._states(circuits),
         )
-        self._stored_circuits = circuits
+        self._stored_circuits, self._named = circuits, named
         self._attempts.forget(unsent)
         self._lease_clock.note(lease.at, began)
         self._renewed_at, self._attempts.leased_until = began, began + self._lease_seconds

@@ -12,14 +12,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import structlog
 
 from app import ids
 from app.errors import CommitUnknown, StorageUnavailable, UpstreamUnavailable
 from app.outbox import erasure
-from app.outbox.liveness_lock import LivenessLock
+from app.outbox.liveness_lock import KnownProcess, LivenessLock
 from app.outbox.outbox import Outbox
 from app.outbox.user_lock_rows import Denied, LockRequest, LockResult
 from app.telemetry import explain
@@ -28,20 +28,30 @@ POLL_SECONDS = 0.05  # between looks for changes by other processes
 UNLOCK_PAUSE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 LAPSED = "The gateway lost its connection to the database; nothing was sent to Leanplum."
+TOO_LATE = "Too many calls are waiting for Leanplum."
 NOT_YET = "Earlier items of this user have not been delivered yet; nothing was sent or stored."
 
 log = structlog.get_logger("relay")
 LockTask = asyncio.Task[LockResult | Denied]
 
 
-class HeldLock(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class HeldLock:
     """A lock that is held until `until`, by the monotonic clock.
 
-    `recorded`: the audit record of the call is written.
+    `recorded`: the audit record of the call is written. `lapsed`: whether this process may have
+    been taken for dead since it asked for the lock.
     """
 
     until: float = math.inf
     recorded: bool = False
+    lapsed: Callable[[], bool] = lambda: False
+
+    def obstacle(self, seconds: float) -> str | None:
+        """Return why no call may begin that may take so many seconds; None if it may."""
+        if self.lapsed():
+            return LAPSED
+        return TOO_LATE if time.monotonic() + seconds > self.until else None
 
 
 class UserLocks:
@@ -92,17 +102,19 @@ class UserLocks:
         )
         tasks: list[LockTask] = []
         outlived = False
-        lapses = self._liveness.lapses
+        lapses = self._liveness.lapses()
+
+        def lapsed() -> bool:
+            return self._liveness.lapses() != lapses
+
         try:
             until = await self._locked(request, patience, timeout, tasks, in_order=in_order)
-            if self._liveness.lapses != lapses:
-                raise UpstreamUnavailable(LAPSED, RETRY_SECONDS)
             outlived = True
-            yield HeldLock(until, record is not None)
+            yield HeldLock(until, record is not None, lapsed)
             outlived = False
         except Exception:
             # A call that raised an error has ended, unless a lapse has ended it early
-            outlived = outlived and self._liveness.lapses != lapses
+            outlived = outlived and lapsed()
             raise
         finally:
             if tasks:
@@ -131,7 +143,7 @@ class UserLocks:
         patient_until = time.monotonic() + patience
         changed = asyncio.Event()
         self._waiters.add(changed)
-        dead: Sequence[str] = ()
+        dead: Sequence[KnownProcess] = ()
         try:
             while (now := time.monotonic()) < patient_until + timeout:
                 changed.clear()
@@ -178,7 +190,7 @@ class UserLocks:
         self,
         request: LockRequest,
         clear_upto: int | None,
-        dead: Sequence[str],
+        dead: Sequence[KnownProcess],
         tasks: list[LockTask],
     ) -> LockResult | Denied:
         """Request the lock once.

@@ -22,6 +22,7 @@ from app.database.driver import Cursor
 from app.ids import SHARDS
 from app.model import Lease, Status
 from app.outbox import earlier_answers, logins, user_lock_rows
+from app.outbox.liveness_lock import KnownProcess
 from app.outbox.settle import ItemChange, apply_changes, forget
 
 RENEW = """
@@ -31,7 +32,9 @@ expires_at = excluded.expires_at, lock = excluded.lock, states = excluded.states
 """
 EXPIRE = """
 DELETE FROM deliverers
-WHERE id <> ? AND ((expires_at <= ? AND NOT coalesce(lock = ?, false)) OR id IN {ids})
+WHERE id <> ? AND (
+    expires_at <= ? AND NOT coalesce(lock = ?, false) OR id || ' ' || coalesce(lock, '') IN {ids}
+)
 """
 # Whatever lasts this much longer than a lease was written before the clock was set back
 STEPPED_MS = 600_000
@@ -68,7 +71,7 @@ def fair_part(mine: int, free: int, live: int) -> tuple[int, int]:
 class RenewLeases:
     """The write that renews a deliverer's leases, and recovers the attempts of dead ones.
 
-    `dead`: ids of processes that are known to have ended. `unknown`: actions that are not sent
+    `dead`: processes that are known to have ended. `unknown`: actions that are not sent
     twice. `liveness`: the identity of the deliverer's liveness lock. `forget`: attempts that may be
     recorded and were not sent. `latest`: the latest time by which others' leases are judged, in
     case the database's clock was set forward. `states`: the states of its delivery, as JSON.
@@ -77,7 +80,7 @@ class RenewLeases:
     owner: str
     lease_ms: int
     now: int
-    dead: Sequence[str]
+    dead: Sequence[KnownProcess]
     unknown: Collection[str]
     macs: records.AuditMacs
     pseudonymize: Pseudonymize
@@ -114,7 +117,8 @@ class RenewLeases:
         cursor.execute(STEPPED, (expires_at, expires_at + STEPPED_MS))
         judged_at = now if self.latest is None else min(now, self.latest)
         statement = EXPIRE.format(ids=cursor.dialect.values("text"))
-        cursor.execute(statement, (self.owner, judged_at, self.liveness, _text(self.dead)))
+        ended = user_lock_rows.names(self.dead)
+        cursor.execute(statement, (self.owner, judged_at, self.liveness, ended))
 
     def _take_shards(self, cursor: Cursor) -> tuple[frozenset[int], int]:
         """Take free shards up to the fair part; return all own ones, and how many to give back."""

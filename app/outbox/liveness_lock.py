@@ -10,11 +10,11 @@ import fcntl
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import structlog
 
@@ -31,6 +31,17 @@ SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 log = structlog.get_logger("outbox")
 
 
+class KnownProcess(NamedTuple):
+    """A process as a row names it: its id, and the identity of the liveness lock that it had.
+
+    On PostgreSQL, a process that has lost its lock takes another one. So what is known of a process
+    holds for the rows that name the lock that was looked at.
+    """
+
+    id: str
+    lock: str | None
+
+
 class LivenessLock(Protocol):
     """The lock of one process, `owner`, by which others know whether it lives.
 
@@ -39,12 +50,14 @@ class LivenessLock(Protocol):
     """
 
     owner: str
+    on_lapse: list[Callable[[], None]]
 
-    @property
     def lapses(self) -> int:
-        """How often this process may have been taken for dead, and lives.
+        """Return how often this process may have been taken for dead, and lives.
 
-        Its calls in flight must be ended at each: others send the items again.
+        Others send the items of its calls in flight again. So the functions in `on_lapse`, which
+        end these calls, are called before a lapse is counted: a call that begins at one count is
+        ended only by the next. To be called on the event loop.
         """
         ...
 
@@ -52,8 +65,8 @@ class LivenessLock(Protocol):
         """Return the identity of the lock; None if there is none now, and leases end by time."""
         ...
 
-    def gone(self, others: Mapping[str, str | None]) -> list[str]:
-        """Return which other processes have ended, of those given with their locks' identities."""
+    def gone(self, others: Iterable[KnownProcess]) -> list[KnownProcess]:
+        """Return which other processes have ended."""
         ...
 
     def close(self) -> None:
@@ -64,13 +77,15 @@ class LivenessLock(Protocol):
 class FileLock:
     """A lock in a file. Without a path there is none, and leases end by time."""
 
-    lapses = 0  # the kernel keeps the lock as long as the process lives
-
     def __init__(self, path: Path | None, owner: str) -> None:
-        self._path, self.owner = path, owner
+        self._path, self.owner, self.on_lapse = path, owner, list[Callable[[], None]]()
         self._file: BinaryIO | None = None
         # Kept open, so that no later file gets the inode of one that rows name
         self._former: list[BinaryIO] = []
+
+    def lapses(self) -> int:
+        """Return 0: the kernel keeps the lock as long as the process lives."""
+        return 0
 
     def identity(self) -> str | None:
         """Return the locked file as `device:inode`; None if there are no such locks.
@@ -86,8 +101,8 @@ class FileLock:
             self._take(self._path)
         return None
 
-    def gone(self, others: Mapping[str, str | None]) -> list[str]:
-        """Return which other processes have ended, of those given with their locks' identities.
+    def gone(self, others: Iterable[KnownProcess]) -> list[KnownProcess]:
+        """Return which other processes have ended.
 
         This process is never among them: testing its own lock would succeed, and then release it.
         """
@@ -95,10 +110,8 @@ class FileLock:
         if mine is None or self._file is None:
             return []
         file = self._file.fileno()
-        seen = [
-            other for other, identity in others.items() if identity == mine and other != self.owner
-        ]
-        return [other for other in seen if _is_free(file, other)]
+        seen = [other for other in others if other.lock == mine and other.id != self.owner]
+        return [other for other in seen if _is_free(file, other.id)]
 
     def close(self) -> None:
         """Release the lock."""
@@ -138,12 +151,13 @@ def held(database_url: str, owner: str) -> Iterator[LivenessLock]:
 
 async def act_at_lapses(lock: LivenessLock, act: Callable[[], None]) -> None:
     """Act whenever this process may have been taken for dead; until cancelled."""
-    seen = lock.lapses
-    while True:
-        await asyncio.sleep(LAPSE_SECONDS)
-        if lock.lapses != seen:
-            seen = lock.lapses
-            act()
+    lock.on_lapse.append(act)
+    try:
+        while True:
+            lock.lapses()
+            await asyncio.sleep(LAPSE_SECONDS)
+    finally:
+        lock.on_lapse.remove(act)
 
 
 def check(database_url: str) -> None:

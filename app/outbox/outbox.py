@@ -51,6 +51,7 @@ from app.outbox.dead_letters import DeadLetterService
 from app.outbox.delivery_states import DeliveryState
 from app.outbox.feed import Feed, FeedStep
 from app.outbox.leases import Pseudonymize, ReleaseLeases, RenewLeases
+from app.outbox.liveness_lock import KnownProcess
 from app.outbox.search import ReceiptPage, ReceiptSearch, search
 from app.outbox.settle import Begin, Settle
 from app.outbox.user_lock_rows import NOBODY, Denied, Lock, LockRequest, LockResult, Unlock
@@ -278,7 +279,7 @@ class Outbox:
         self,
         owner: str,
         lease_ms: int,
-        dead: Sequence[str],
+        dead: Sequence[KnownProcess],
         unknown: Collection[str],
         pseudonymize: Pseudonymize = lambda app, subjects: (),
         *,
@@ -289,10 +290,10 @@ class Outbox:
     ) -> Lease:
         """Renew the leases of deliverer `owner` for `lease_ms`; recover attempts of dead ones.
 
-        `pseudonymize` hashes users for the audit; without it no user is named. `liveness`: the
-        identity of its liveness lock. `forget`: attempts that may be recorded and were not sent.
-        `latest`: the latest time by which others' leases are judged. `states`: those of its
-        delivery, by app.
+        `dead`: processes that are known to have ended. `pseudonymize` hashes users for the audit;
+        without it no user is named. `liveness`: the identity of its liveness lock. `forget`:
+        attempts that may be recorded and were not sent. `latest`: the latest time by which others'
+        leases are judged. `states`: those of its delivery, by app.
         """
         renew = RenewLeases(
             owner=owner,
@@ -313,19 +314,14 @@ class Outbox:
             self.on_settled(app, {Status.UNKNOWN.value: count})
         return lease
 
-    async def processes(self) -> dict[str, str | None]:
-        """Return the processes that deliver or hold user locks, with their liveness locks.
-
-        What a deliverer renewed last counts, not what its older user locks name.
-        """
+    async def processes(self) -> set[KnownProcess]:
+        """Return the processes that deliver or hold user locks."""
         deliver = select(deliverers.c.id, deliverers.c.lock)
         lock = select(user_locks.c.holder, user_locks.c.lock).where(user_locks.c.holder != NOBODY)
-
-        def read(connection: Connection) -> dict[str, str | None]:
-            rows = [*connection.execute(lock), *connection.execute(deliver)]
-            return {row[0]: row[1] for row in rows}
-
-        return await self._read(read)
+        known = deliver.union(lock)
+        return await self._read(
+            lambda connection: {KnownProcess(*row) for row in connection.execute(known)}
+        )
 
     async def release(
         self,
@@ -501,7 +497,7 @@ class Outbox:
         *,
         liveness: str | None,
         clear_upto: int | None,
-        dead: Sequence[str] = (),
+        dead: Sequence[KnownProcess] = (),
     ) -> LockResult | Denied:
         """Lock the users of a call.
 

@@ -18,7 +18,7 @@ Behind a pooler there are no sessions to hold a lock, and leases end by time.
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ import structlog
 
 from app.database.driver import time_limit
 from app.database.postgresql import Connection
+from app.outbox.liveness_lock import KnownProcess
 
 # Longer than a process needs to take a lock again that it has lost. A call that is in flight then
 # is ended as late as this; user locks outlast it (`user_lock_rows.OUTLIVES_MS`).
@@ -113,6 +114,7 @@ class SessionLock:
         self._steady_until: float | None = None  # when the lock was surely seen last
         self._lapses, self._may_lapse = 0, False
         self._changing = threading.Lock()  # the four above
+        self.on_lapse, self._acted_on = list[Callable[[], None]](), 0
         # By a lock's identity: when it was asked about first, and last
         self._asked = dict[str, tuple[float, float]]()
         self._stopping, self._tried = threading.Event(), threading.Event()
@@ -123,12 +125,19 @@ class SessionLock:
         self._thread.start()
         self._tried.wait(ANSWER_SECONDS)
 
-    @property
     def lapses(self) -> int:
-        """How often the lock was lost for so long that others may have taken this for dead."""
+        """Return how often the lock was lost for so long that others may have taken this for dead.
+
+        Each new loss calls `on_lapse` first.
+        """
         with self._changing:
             self._note_lapse()
-            return self._lapses
+            lapses = self._lapses
+        if lapses != self._acted_on:
+            self._acted_on = lapses
+            for act in self.on_lapse:
+                act()
+        return lapses
 
     def identity(self) -> str | None:
         """Return the identity of the session: of two processes each has its own.
@@ -138,23 +147,21 @@ class SessionLock:
         session = self._session
         return None if session is None else session.identity
 
-    def gone(self, others: Mapping[str, str | None]) -> list[str]:
+    def gone(self, others: Iterable[KnownProcess]) -> list[KnownProcess]:
         """Return which of the other processes have ended, of those with a lock on this server."""
         session = self._session
         if session is None:
             return []
         server = session.identity.partition("/")[0]
         named = {
-            owner: identity
-            for owner, identity in others.items()
-            if identity is not None and identity.startswith(f"{server}/{owner}/")
-            if owner != self.owner
+            other.lock: other
+            for other in others
+            if other.lock is not None and other.lock.startswith(f"{server}/{other.id}/")
+            if other.id != self.owner
         }
-        known_since = self._note_asked(named.values())
+        known_since = self._note_asked(named)
         return [
-            owner
-            for owner, identity in named.items()
-            if session.is_free(owner, known_since[identity])
+            other for lock, other in named.items() if session.is_free(other.id, known_since[lock])
         ]
 
     def _note_asked(self, identities: Iterable[str]) -> dict[str, float]:

@@ -33,7 +33,7 @@ ATTEMPTS = "INSERT INTO attempts (id, owner, items, lanes, started_at)"
 FORGET = "DELETE FROM attempts WHERE id IN {ids}"
 HELD = """
 SELECT l.shard FROM leases l JOIN deliverers d ON d.id = l.owner
-WHERE l.owner = ? AND d.expires_at >= ?
+WHERE l.owner = ? AND d.expires_at >= ? AND coalesce(d.lock, '') = ?
 """
 COUNT, THERE = (f"SELECT {what} FROM items WHERE seq IN {{seqs}}" for what in ("count(*)", "seq"))
 AS_IT_IS = "SELECT seq, status, settled_at IS NULL FROM items WHERE seq IN {seqs}"
@@ -60,10 +60,11 @@ class Begin:
 
     After a crash, recovery treats an open attempt as possibly sent. The write is refused if the
     deliverer's leases on the lanes of all items do not last for as long as a call may take
-    (`call_ms`), or if an item is gone because its subject was erased. It leaves out items of locked
-    users, items behind a waiting item with `newUserId`, and the deletion of a user while a call for
-    the device of the same id is in flight. `liveness`: the identity of the
-    deliverer's liveness lock. `forget`: attempts that may be recorded and were not sent.
+    (`call_ms`), or name another liveness lock, or if an item is gone because its subject was
+    erased. It leaves out items of locked users, items behind a waiting item with `newUserId`, and
+    the deletion of a user while a call for the device of the same id is in flight. `liveness`: the
+    identity of the deliverer's liveness lock. `forget`: attempts that may be recorded and were not
+    sent.
     """
 
     attempt: str
@@ -101,7 +102,7 @@ class Begin:
         held: dict[str, set[int]] = {}
         for write in writes:
             if write.owner not in held:
-                cursor.execute(HELD, (write.owner, now + write.call_ms))
+                cursor.execute(HELD, (write.owner, now + write.call_ms, write.liveness or ""))
                 held[write.owner] = {shard for (shard,) in cursor.fetchall()}
         gone = _gone(cursor, {seq for one in writes for seq, _ in one.items})
         rows: list[tuple[object, ...]] = []

@@ -10,8 +10,8 @@ neither can block the other for good. A call may outlive the process that made i
 stay locked for a while, without a holder.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence, Set
+from dataclasses import dataclass
 from enum import Enum
 
 import orjson
@@ -21,6 +21,7 @@ from app.audit import records
 from app.database.driver import Cursor
 from app.outbox import logins
 from app.outbox.erasure import SELECT_VERSION, ActiveErasures
+from app.outbox.liveness_lock import KnownProcess
 
 # Leanplum doesn't say for how long a call may go on whose connection is gone, so this is a choice.
 OUTLIVES_MS = 5_000
@@ -68,11 +69,10 @@ class LockResult(Enum):
 class Denied:
     """The result of a request that is blocked.
 
-    `holders`: the blocking processes, with the identities of their liveness locks; empty if only
-    waiting items block.
+    `holders`: the blocking processes; empty if only waiting items block.
     """
 
-    holders: Mapping[str, str | None] = field(default_factory=dict)
+    holders: Set[KnownProcess] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Lock:
     now: int
     liveness: str | None
     clear_upto: int | None
-    dead: Sequence[str]
+    dead: Sequence[KnownProcess]
     erasures: ActiveErasures
     macs: records.AuditMacs
     rows: int = 1
@@ -139,14 +139,14 @@ class Lock:
         check = self.erasures.check(cursor, version, self.request.app, self.now)
         return check is not None and any(check.has(subject) for subject in self.request.subjects)
 
-    def _against(self, cursor: Cursor, now: int) -> dict[str, str | None]:
+    def _against(self, cursor: Cursor, now: int) -> set[KnownProcess]:
         """Return the processes whose locks or attempts block this request."""
         ours = self._lanes
         cursor.execute(LOCKS, (now, self.liveness))
         locks = cursor.fetchall()
         mine = next((ticket for id_, ticket, *_ in locks if id_ == self.request.id), None)
-        holders: dict[str, str | None] = {
-            holder: liveness
+        holders = {
+            KnownProcess(holder, liveness)
             for id_, ticket, lanes, holder, liveness, granted in locks
             if id_ != self.request.id
             and (granted or mine is None or ticket < mine)
@@ -157,7 +157,7 @@ class Lock:
             if _overlap(ours, lanes) and self._is_open(
                 now, started_at, expires_at, owner, liveness
             ):
-                holders[owner] = liveness
+                holders.add(KnownProcess(owner, liveness))
         return holders
 
     def _is_open(
@@ -166,7 +166,7 @@ class Lock:
         """Return whether an attempt's deliverer is alive, or its call may still be running."""
         if 0 < started_at + OUTLIVES_MS - now <= OUTLIVES_MS:
             return True
-        if expires_at is None or owner in self.dead:
+        if expires_at is None or (owner, liveness) in self.dead:
             return False
         return expires_at > now or (liveness is not None and liveness == self.liveness)
 
@@ -270,17 +270,22 @@ def busy(
     return found.intersection(lanes)
 
 
-def outlive(cursor: Cursor, now: int, dead: Sequence[str]) -> None:
+def outlive(cursor: Cursor, now: int, dead: Sequence[KnownProcess]) -> None:
     """Release the locks of dead processes once their calls must be over.
 
-    Locks that name no liveness lock end by time: their process may live, and only have lost its
-    liveness lock.
+    Those that name another liveness lock, or none, end by time: their process may live, and only
+    have lost the one that it is known by.
     """
     if not dead:
         return
-    ids, names, column = cursor.dialect.values("text"), _text(dead), "lock IS NOT NULL AND holder"
-    cursor.execute(GIVEN_UP.format(column=column, ids=ids), (names,))
-    cursor.execute(OUTLIVED.format(column=column, ids=ids), (OUTLIVES_MS, now + OUTLIVES_MS, names))
+    ids, ended, column = cursor.dialect.values("text"), names(dead), "holder || ' ' || lock"
+    cursor.execute(GIVEN_UP.format(column=column, ids=ids), (ended,))
+    cursor.execute(OUTLIVED.format(column=column, ids=ids), (OUTLIVES_MS, now + OUTLIVES_MS, ended))
+
+
+def names(processes: Iterable[KnownProcess]) -> str:
+    """Return the values of a statement that match processes by id and liveness lock."""
+    return _text(f"{process.id} {process.lock or ''}" for process in processes)
 
 
 def expire(cursor: Cursor, now: int, liveness: str | None) -> None:

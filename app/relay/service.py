@@ -53,13 +53,12 @@ class UserLock(Protocol):
     """A lock of users that is held (`delivery/user_locks.py`)."""
 
     @property
-    def until(self) -> float:
-        """Return until when no other call is made for the users, by the monotonic clock."""
-        ...
-
-    @property
     def recorded(self) -> bool:
         """Return whether the audit record of the call is on disk."""
+        ...
+
+    def obstacle(self, seconds: float) -> str | None:
+        """Return why no call may begin that may take so many seconds; None if it may."""
         ...
 
 
@@ -271,18 +270,17 @@ class Relay:
             in_order=in_order,
         )
         async with self._unless_given_up(), locking as lock, self._slot():
-            if not self._ends_before(lock):
-                raise UpstreamUnavailable("Too many calls are waiting for Leanplum.", RETRY_SECONDS)
-            response = await self._call(call, recorded=lock.recorded)
+            self._check(lock)
+            response = await self._call(call, lock, recorded=lock.recorded)
             for pause in THROTTLE_PAUSES:
                 if response.status not in replies.THROTTLES:
                     break
                 if http_response.retry_after_seconds(response.retry_after) > pause:
                     break
-                if not self._ends_before(lock, pause):
+                if lock.obstacle(pause + self._timeout) is not None:
                     break
                 await asyncio.sleep(pause)
-                response = await self._call(call)
+                response = await self._call(call, lock)
         self.migration.note(app.name, response.body)
         self._count_warnings(app.name, response.body)
         return response
@@ -292,9 +290,10 @@ class Relay:
             labels = map(outcomes.label_of_entry, replies.parse_entries(body) or ())
             self._metrics.count_warnings(app, (label for label in labels if label is not None))
 
-    def _ends_before(self, lock: UserLock, pause: float = 0.0) -> bool:
-        """Return whether a call that begins after `pause` seconds ends before the lock does."""
-        return time.monotonic() + pause + self._timeout <= lock.until
+    def _check(self, lock: UserLock) -> None:
+        """Raise UpstreamUnavailable where a call may not begin now."""
+        if (obstacle := lock.obstacle(self._timeout)) is not None:
+            raise UpstreamUnavailable(obstacle, RETRY_SECONDS)
 
     async def upload(
         self, app: App, action: Action, fields: Mapping[str, str], files: list[FilePart]
@@ -355,11 +354,16 @@ class Relay:
             )
         return app.keys[kind].get_secret_value()
 
-    async def _call(self, call: RelayedCall, *, recorded: bool = False) -> LeanplumResponse:
+    async def _call(
+        self, call: RelayedCall, lock: UserLock, *, recorded: bool = False
+    ) -> LeanplumResponse:
         observing = self._observe(
             call.app, call.action, call.subjects, recorded=recorded or call.read_only
         )
         async with observing as observed:
+            observed.sent = False
+            self._check(lock)  # the record may have taken long to write
+            observed.sent = True
             response = await self.client.call(
                 call.app.api_url, call.action, call.body, call.headers
             )

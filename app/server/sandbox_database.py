@@ -29,6 +29,7 @@ from app.database.engine import (
 from app.database.tables import deliverers, metadata, own_secrets
 from app.errors import StartRefused, StorageUnavailable
 from app.outbox import liveness_lock
+from app.outbox.liveness_lock import KnownProcess
 from app.settings import Settings
 from app.urls import SqliteUrl, parse_database_url
 
@@ -196,8 +197,8 @@ def _is_in_use(engine: Engine, url: str) -> bool:
         rows = connection.execute(select(deliverers)).all()
     with liveness_lock.held(url, str(uuid.uuid4())) as liveness:
         lock = liveness.identity()
-        gone = set(liveness.gone({row.id: row.lock for row in rows}))
-    living = [row for row in rows if row.id not in gone]
+        gone = liveness.gone(KnownProcess(row.id, row.lock) for row in rows)
+    living = [row for row in rows if (row.id, row.lock) not in gone]
     return any(
         (lock is not None and row.lock == lock) or row.expires_at > now_ms() for row in living
     )

@@ -29,6 +29,7 @@ from app.telemetry import Metrics
 from tests.support.wait import until_async
 
 T = TypeVar("T")
+CALL_SECONDS = 5.0
 QUICK = RetryPolicy(window=60.0, least=0.02, most=0.04, held=0.05)
 
 
@@ -45,6 +46,10 @@ class Leanplum:
 
     def plan(self, *faults: dict[str, Any]) -> None:
         self._http.post("/_simulator/faults", json={"faults": list(faults)}).raise_for_status()
+
+    def hold_a_call(self) -> None:
+        """Keep the next call waiting until `unplan`, or nearly for as long as its caller waits."""
+        self.plan({"mode": "slow", "delay": CALL_SECONDS - 0.5, "times": 1})
 
     def unplan(self) -> None:
         self._http.delete("/_simulator/faults").raise_for_status()
@@ -245,7 +250,7 @@ def deliver(
     """Run `body` with a delivery from the database to the simulator."""
 
     async def run() -> T:
-        async with LeanplumClient(timeout=5, connections=16) as client:
+        async with LeanplumClient(timeout=CALL_SECONDS, connections=16) as client:
             at = Delivering(database, client, leanplum.url, options)
             try:
                 return await body(at)

@@ -42,13 +42,14 @@ def test_a_replay_is_delivered_though_a_later_item_of_its_user_is_in_flight(
     async def body(at: Delivering) -> None:
         await refuse_first(at, leanplum, "ann")
         await at.accept("ann", 1, 2)
-        leanplum.plan({"mode": "slow", "delay": 0.5, "times": 1})
+        leanplum.hold_a_call()
         at.deliverer.notify()
         assert await at.deliverer.step() == 1
         assert await replay(at) == 1
         for _ in range(4):  # it reads, while the call is in flight
             at.deliverer.notify()
             assert await at.deliverer.step() == 0
+        leanplum.unplan()
         await at.finish()
         assert await at.told("ann", 3) == [("delivered", 1)] * 3
 
@@ -66,7 +67,7 @@ def test_a_replay_is_delivered_though_its_shard_is_gained_while_its_users_call_i
         assert other != ids.shard(ids.lane("default", "uann"))
         at.deliverer.window.assign(at.deliverer.window.shards - {other})
         await at.accept("ann", 1)
-        leanplum.plan({"mode": "slow", "delay": 0.5, "times": 1})
+        leanplum.hold_a_call()
         at.deliverer.notify()
         assert await at.deliverer.step() == 1
         assert await replay(at) == 1
@@ -74,6 +75,7 @@ def test_a_replay_is_delivered_though_its_shard_is_gained_while_its_users_call_i
         for _ in range(4):
             at.deliverer.notify()
             assert await at.deliverer.step() == 0
+        leanplum.unplan()
         await at.finish()
         assert await at.told("ann", 2) == [("delivered", 1)] * 2
 

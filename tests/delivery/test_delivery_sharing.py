@@ -14,6 +14,7 @@ from app.delivery.verdicts import RetryPolicy
 from app.leanplum.client import NO_HEADERS
 from app.model import Status
 from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.liveness_lock import KnownProcess
 from tests.support.wait import until_async
 
 from .harness import Delivering, Leanplum, deliver
@@ -96,7 +97,7 @@ def test_nothing_is_sent_by_one_whose_lease_was_given_to_another(
 ) -> None:
     async def body(at: Delivering) -> None:
         await at.step()
-        await at.outbox.renew("other", 60_000, [at.deliverer.owner], ())
+        await at.outbox.renew("other", 60_000, [KnownProcess(at.deliverer.owner, None)], ())
         await at.accept("ann", 0)
         at.deliverer.notify()
         await at.step()
@@ -121,7 +122,7 @@ def test_who_was_taken_for_gone_sends_nothing_again_that_others_have_sent(
         await at.deliverer._read()
         assert at.deliverer.window.sendable
         other = at.another()
-        await at.outbox.renew(other.owner, 60_000, [at.deliverer.owner], ())
+        await at.outbox.renew(other.owner, 60_000, [KnownProcess(at.deliverer.owner, None)], ())
         for _ in range(3):
             await other.step()
             await other.drain()

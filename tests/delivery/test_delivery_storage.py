@@ -84,13 +84,14 @@ def test_what_was_never_sent_does_not_end_as_unknown(database: str, leanplum: Le
 def test_an_answer_that_came_before_a_stop_is_written_down_though_the_database_fails_at_first(
     database: str, leanplum: Leanplum
 ) -> None:
-    leanplum.plan({"mode": "slow", "delay": 0.3, "times": 1})
+    leanplum.hold_a_call()
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 1)
         async with at.running():
             await until_async(lambda: attempts(at) == 1)
             left = fail(at, Settle, 3, written=False)
+            leanplum.unplan()
         assert left == [0]
         assert (await at.receipt("ann-1")).status is Status.DELIVERED
         assert attempts(at) == 0
@@ -101,7 +102,7 @@ def test_an_answer_that_came_before_a_stop_is_written_down_though_the_database_f
 def test_the_leases_are_given_up_only_once_everything_is_written_down(
     database: str, leanplum: Leanplum
 ) -> None:
-    leanplum.plan({"mode": "slow", "delay": 0.3, "times": 1})
+    leanplum.hold_a_call()
     told: list[type] = []
 
     async def body(at: Delivering) -> None:
@@ -116,6 +117,7 @@ def test_the_leases_are_given_up_only_once_everything_is_written_down(
                 return write(asked, **options)
 
             at.writer.write = noting  # type: ignore[method-assign, assignment]
+            leanplum.unplan()
         assert told.index(ReleaseLeases) > max(
             index for index, kind in enumerate(told) if kind is Settle
         )
@@ -126,13 +128,14 @@ def test_the_leases_are_given_up_only_once_everything_is_written_down(
 def test_a_stop_ends_in_time_though_the_database_never_comes_back(
     path: Path, leanplum: Leanplum
 ) -> None:
-    leanplum.plan({"mode": "slow", "delay": 0.3, "times": 1})
+    leanplum.hold_a_call()
 
     async def body(at: Delivering) -> None:
         await at.accept("ann", 1)
         async with at.running():
             await until_async(lambda: attempts(at) == 1)
             fail(at, Settle, 10**6, written=False)
+            leanplum.unplan()
             begun = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - begun < 5
 

@@ -10,11 +10,15 @@ import pytest
 
 from app.delivery.user_locks import UserLocks
 from app.errors import Erased, UpstreamUnavailable
-from app.model import ReadRequest, Status
+from app.leanplum import mapping
+from app.leanplum.client import LeanplumClient
+from app.model import KeyKind, ReadRequest, Status
 from app.outbox import liveness_lock
-from app.outbox.liveness_lock import FileLock
+from app.outbox.liveness_lock import FileLock, KnownProcess
+from app.relay.service import Relay, RelayedCall
+from tests.support.wait import until_async
 
-from .harness import Delivering, Leanplum, deliver, erase, other_process
+from .harness import CALL_SECONDS, Delivering, Leanplum, deliver, erase, other_process
 
 pytestmark = pytest.mark.slow
 
@@ -242,7 +246,7 @@ def test_a_call_in_line_lets_a_deletion_pass_that_is_accepted_meanwhile(
     async def body(at: Delivering) -> None:
         at.outbox._erased_ms = 60_000
         await at.accept("ann", 1)
-        leanplum.plan({"mode": "slow", "delay": 0.6, "times": 1})
+        leanplum.hold_a_call()
         assert await at.deliverer.step() == 1
         async with other_process(at, database) as locks:
 
@@ -253,10 +257,11 @@ def test_a_call_in_line_lets_a_deletion_pass_that_is_accepted_meanwhile(
             calling = asyncio.create_task(call())
             await asyncio.sleep(0.2)
             await erase(at, "ann")
+            leanplum.unplan()
             begun = time.monotonic()
             while not (await at.receipt("erase-ann")).settled:
                 await steps(at, 1)
-            assert time.monotonic() - begun < 4
+            assert time.monotonic() - begun < 8, "less than the call's own time in line"
             with pytest.raises(Erased):
                 await calling
 
@@ -309,6 +314,57 @@ def test_a_call_may_outlive_its_process_so_its_user_is_locked_for_a_while(
     assert leanplum.values("ann") == [1]
 
 
+class Lapsing(FileLock):
+    """The lock of a process that others may have taken for dead `count` times."""
+
+    count = 0
+
+    def lapses(self) -> int:
+        return self.count
+
+
+def test_a_call_that_waits_for_its_turn_is_not_made_once_its_process_may_be_taken_for_dead(
+    database: str, leanplum: Leanplum
+) -> None:
+    async def body(at: Delivering) -> None:
+        liveness = Lapsing(None, "one")
+        locks = UserLocks(at.outbox, liveness, "one", LEASE_SECONDS)
+        async with LeanplumClient(timeout=CALL_SECONDS, connections=2) as client:
+            relay = Relay(
+                client, locks, at.metrics, timeout=CALL_SECONDS, concurrency=1, cache_seconds=0
+            )
+
+            def begin(user: str) -> "asyncio.Task[object]":
+                app = at.apps["default"]
+                key = relay.key(app, KeyKind.PRODUCTION)
+                body = mapping.body_for(app, "start", {"userId": user}, key, time.time())
+                call = RelayedCall(app=app, action="start", body=body, subjects=[f"u{user}"])
+                return relay.begin(relay.exchange(call))
+
+            leanplum.hold_a_call()
+            first = begin("ann")
+            await until_async(lambda: leanplum.stats()["calls"] == 1)
+            second = begin("bob")
+            await until_async(lambda: locked(at) == 2)
+            liveness.count += 1
+            leanplum.unplan()
+            await first
+            with pytest.raises(UpstreamUnavailable, match="nothing was sent"):
+                await second
+            assert leanplum.stats()["calls"] == 1
+            await locks.close(5)
+
+    deliver(database, leanplum, body)
+
+
+def locked(at: Delivering) -> int:
+    with at.engine.connect() as connection:
+        held = connection.exec_driver_sql("SELECT count(*) FROM user_locks WHERE granted = 1")
+        count = held.scalar()
+    assert isinstance(count, int)
+    return count
+
+
 def test_after_recovery_to_unknown_the_next_item_of_the_user_waits_for_the_call(
     database: str, leanplum: Leanplum
 ) -> None:
@@ -318,7 +374,7 @@ def test_after_recovery_to_unknown_the_next_item_of_the_user_waits_for_the_call(
         found = await at.outbox.look(ReadRequest(tail=0))
         assert found.tail is not None
         assert await at.outbox.begin("lost", "gone", found.tail.items[:1]) == {}
-        await at.outbox.renew("other", 60_000, ["gone"], {"track"})
+        await at.outbox.renew("other", 60_000, [KnownProcess("gone", None)], {"track"})
         assert (await at.receipt("ann-1")).status is Status.UNKNOWN
         await at.outbox.release("other", range(64), leaving=True)
         begun = time.monotonic()

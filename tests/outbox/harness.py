@@ -1,7 +1,7 @@
 """An outbox on a real database, for the tests of this folder."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from sqlalchemy import Engine, event, text
@@ -13,6 +13,7 @@ from app.database.engine import connect
 from app.database.writer import Writer
 from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import Acceptance, Item, NewItem, ReadRequest, Settled, Status
+from app.outbox.liveness_lock import KnownProcess, LivenessLock
 from app.outbox.outbox import Outbox
 
 T = TypeVar("T")
@@ -106,6 +107,11 @@ def with_outbox(
 def track(user: str = "ann", name: str = "Open", item_id: str | None = None) -> NewItem:
     """An event."""
     return NewItem(f"u{user}", "track", f'{{"event":"{name}","userId":"{user}"}}', item_id)
+
+
+def gone_ids(lock: LivenessLock, others: Mapping[str, str | None]) -> list[str]:
+    """Which of the processes have ended."""
+    return [ended.id for ended in lock.gone([KnownProcess(*other) for other in others.items()])]
 
 
 def gone(user: str = "ann", item_id: str | None = None) -> NewItem:

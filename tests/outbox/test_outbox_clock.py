@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from app import ids
 from app.outbox import liveness_lock
-from app.outbox.liveness_lock import FileLock, LivenessLock
+from app.outbox.liveness_lock import FileLock, KnownProcess, LivenessLock
 from app.outbox.user_lock_rows import OUTLIVES_MS, Denied, LockRequest, LockResult
 
 from .harness import Opened, track, with_outbox
@@ -18,7 +19,6 @@ HOUR_MS = 3_600_000
 async def renew(at: Opened, lock: LivenessLock) -> frozenset[int]:
     """Renew a deliverer's leases as it does itself; returns its shards."""
     others = await at.outbox.processes()
-    others.pop(lock.owner, None)
     identity, gone = lock.identity(), lock.gone(others)
     lease = await at.outbox.renew(lock.owner, LEASE_MS, gone, {"track"}, liveness=identity)
     return lease.shards
@@ -31,7 +31,8 @@ def test_a_living_deliverer_keeps_its_users_when_the_clock_is_set_forward(path: 
         with liveness_lock.held(url, "one") as one, liveness_lock.held(url, "two") as two:
             assert len(await renew(at, one)) == ids.SHARDS
             await at.accept(track())
-            assert await at.outbox.begin("open", "one", await at.waiting()) is not None
+            items, lock = await at.waiting(), one.identity()
+            assert await at.outbox.begin("open", "one", items, liveness=lock) is not None
             at.now += HOUR_MS
             assert await renew(at, two) == frozenset()
             assert at.one("SELECT status FROM items") == "accepted"
@@ -90,13 +91,16 @@ def request(name: str, holder: str) -> LockRequest:
     return LockRequest(name, "default", ["uann"], holder, LEASE_MS)
 
 
+def known(lock: LivenessLock) -> KnownProcess:
+    """The process of a lock, as rows name it."""
+    return KnownProcess(lock.owner, lock.identity())
+
+
 async def lock(
-    at: Opened, name: str, liveness: LivenessLock, dead: list[str] | None = None
+    at: Opened, name: str, liveness: LivenessLock, dead: Sequence[KnownProcess] = ()
 ) -> LockResult | Denied:
     wish = request(name, liveness.owner)
-    return await at.outbox.lock(
-        wish, liveness=liveness.identity(), clear_upto=None, dead=dead or []
-    )
+    return await at.outbox.lock(wish, liveness=liveness.identity(), clear_upto=None, dead=dead)
 
 
 def test_a_living_processes_lock_of_a_user_holds_whatever_the_clock_says(path: Path) -> None:
@@ -108,7 +112,7 @@ def test_a_living_processes_lock_of_a_user_holds_whatever_the_clock_says(path: P
             at.now += HOUR_MS
             await renew(at, two)
             denied = await lock(at, "second", two)
-            assert denied == Denied({"one": one.identity()})
+            assert denied == Denied({known(one)})
             await at.accept(track())
             (item,) = await at.waiting()
             assert await at.outbox.begin("early", "two", [item], liveness=two.identity()) == {
@@ -126,8 +130,9 @@ def test_a_lock_of_a_process_that_is_gone_ends_once_its_call_must_be_over(path: 
     async def body(at: Opened) -> None:
         with liveness_lock.held(url, "one") as one, liveness_lock.held(url, "two") as two:
             await lock(at, "first", one)
+            gone = known(one)
             one.close()
-            assert await lock(at, "second", two, ["one"]) == Denied({"": None})
+            assert await lock(at, "second", two, [gone]) == Denied({KnownProcess("", None)})
             at.now += OUTLIVES_MS
             assert await lock(at, "second", two) is LockResult.GRANTED
 
@@ -140,7 +145,7 @@ def test_a_lock_from_before_the_clock_was_set_back_ends_soon(path: Path) -> None
         await lock(at, "first", one)
         at.now -= HOUR_MS
         await renew(at, two)
-        assert await lock(at, "second", two) == Denied({"one": None})
+        assert await lock(at, "second", two) == Denied({KnownProcess("one", None)})
         at.now += LEASE_MS
         assert await lock(at, "second", two) is LockResult.GRANTED
 
@@ -179,5 +184,53 @@ def test_a_lock_and_the_record_of_its_call_are_written_together_or_not_at_all(
         assert [answer is LockResult.GRANTED for answer in answers] == [True, False]
         assert at.one("SELECT count(*) FROM audit_records") == 1
         assert at.one("SELECT count(*) FROM user_locks") == 1
+
+    with_outbox(database, body)
+
+
+def test_a_process_that_has_taken_another_lock_since_it_was_judged_keeps_what_that_names(
+    database: str,
+) -> None:
+    before, after = KnownProcess("one", "lock 1"), KnownProcess("one", "lock 2")
+
+    async def body(at: Opened) -> None:
+        await at.outbox.renew("one", LEASE_MS, [], (), liveness=after.lock)
+        await at.accept(track())
+        (item,) = await at.waiting()
+        assert await at.outbox.begin("attempt", "one", [item], liveness=after.lock) == {}
+        assert (await at.outbox.renew("two", LEASE_MS, [before], ())).lost == 0
+        assert (await at.outbox.renew("two", LEASE_MS, [after], ())).lost == 1
+
+    with_outbox(database, body)
+
+
+def test_a_users_lock_that_names_another_lock_than_the_one_that_was_judged_is_kept(
+    database: str,
+) -> None:
+    before, after = KnownProcess("one", "lock 1"), KnownProcess("one", "lock 2")
+
+    async def ask(at: Opened, name: str, dead: Sequence[KnownProcess] = ()) -> object:
+        wish = request(name, name)
+        return await at.outbox.lock(wish, liveness=after.lock, clear_upto=None, dead=dead)
+
+    async def body(at: Opened) -> None:
+        assert await ask(at, "one") is LockResult.GRANTED
+        assert await ask(at, "two", [before]) == Denied({after})
+        assert await ask(at, "two", [after]) == Denied({KnownProcess("", None)})
+
+    with_outbox(database, body)
+
+
+def test_nothing_begins_while_the_leases_name_another_liveness_lock(database: str) -> None:
+    """Others may be about to take the deliverer for dead by what its leases name."""
+
+    async def body(at: Opened) -> None:
+        await at.outbox.renew("one", LEASE_MS, [], (), liveness="lock 1")
+        await at.accept(track())
+        (item,) = await at.waiting()
+        assert await at.outbox.begin("early", "one", [item], liveness="lock 2") is None
+        assert await at.outbox.begin("early", "one", [item], liveness=None) is None
+        await at.outbox.renew("one", LEASE_MS, [], (), liveness="lock 2")
+        assert await at.outbox.begin("later", "one", [item], liveness="lock 2") == {}
 
     with_outbox(database, body)

@@ -6,6 +6,7 @@ from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import NewItem, Postponed, Receipt, Settled, Status, Verdict
 from app.outbox.dead_letters import DeadLetterFilter
 from app.outbox.earlier_answers import MAX_CHARACTERS, EarlierAnswer, line, read
+from app.outbox.liveness_lock import KnownProcess
 
 from .harness import Opened, gone, settle, track, with_outbox
 
@@ -108,7 +109,7 @@ def test_an_attempt_that_a_crash_left_open_is_one_of_them(database: str) -> None
     async def body(at: Opened) -> None:
         await at.accept(track("ann", item_id="a"))
         await at.begin("t", await at.waiting())
-        await at.outbox.renew("two", 60_000, ["one"], ())
+        await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], ())
         ((_, error),) = await earlier(at)
         assert error == "The gateway was stopped before Leanplum's answer came"
 
@@ -152,7 +153,7 @@ def test_a_login_of_an_erased_user_that_may_have_been_sent_keeps_none(database: 
         await attempt(at, again("User ann is bad"))
         await at.begin("flying", await at.waiting(), "one")
         await at.accept(gone("ann"))
-        await at.outbox.renew("two", 60_000, ["one"], ["setUserAttributes"])
+        await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], ["setUserAttributes"])
         assert (await receipt_of(at)).status is Status.UNKNOWN
         assert await earlier(at) == []
 

@@ -10,6 +10,7 @@ from app import ids
 from app.encryption import NO_ENCRYPTION, BodyCipher
 from app.model import NewItem, Settled, Status
 from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.liveness_lock import KnownProcess
 from app.outbox.retention import RetentionLimits
 
 from .harness import Opened, gone, settle, with_outbox
@@ -132,7 +133,7 @@ def test_after_a_crash_one_that_may_have_been_sent_is_not_sent_again_where_that_
         await at.accept(login("a", "ann", "names"))
         await at.begin("flying", await at.waiting(), "one")
         await at.accept(gone(item_id="e1"))
-        await at.outbox.renew("two", 60_000, ["one"], ["setUserAttributes"])
+        await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], ["setUserAttributes"])
         receipt = await at.outbox.receipt("default", "names")
         assert receipt is not None
         assert (receipt.status, await body_of(at, "names")) == (Status.UNKNOWN, None)
@@ -150,7 +151,7 @@ def test_after_a_crash_the_deletion_waits_for_the_login_that_is_tried_again(data
         (sent,) = await at.waiting()
         await at.begin("flying", [sent], "one")
         await at.accept(gone(item_id="e1"))
-        await at.outbox.renew("two", 60_000, ["one"], [])
+        await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], [])
         with at.engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM user_locks")  # as later
         deletion = [item for item in await at.waiting() if item.action == "deleteUser"]

@@ -11,6 +11,7 @@ from app.clock import instant
 from app.model import Erasure, NewItem, Postponed, Removed, Settled, Status
 from app.outbox import search_index
 from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.liveness_lock import KnownProcess
 from app.outbox.retention import RetentionLimits
 
 from .harness import Opened, gone, settle, track, with_outbox
@@ -291,7 +292,7 @@ def test_after_a_crash_the_erasure_waits_for_the_call_that_may_have_outlived_its
         await at.accept(track())
         await at.begin("flying", await at.waiting(), "one")
         await at.accept(gone())
-        await at.outbox.renew("two", 60_000, ["one"], ())
+        await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], ())
         (left,) = await at.waiting()
         assert await at.outbox.begin("early", "two", [left]) == {left.lane: 0}
         assert at.one("SELECT count(*) FROM attempts") == 0

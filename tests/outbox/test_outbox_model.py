@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from app import ids
 from app.model import DEAD, Item, NewItem, Postponed, Settled, Status, Verdict
 from app.outbox.dead_letters import DeadLetterFilter
+from app.outbox.liveness_lock import KnownProcess
 from app.outbox.user_lock_rows import OUTLIVES_MS
 from tests.support.postgres import Server
 
@@ -217,7 +218,10 @@ class Histories(RuleBasedStateMachine):
         dead = sorted(killed - {owner})
         lease = self.runner.run(
             self.at.outbox.renew(
-                owner, LEASE_MS, dead, {"track", "setUserAttributes"} if hold else ()
+                owner,
+                LEASE_MS,
+                [KnownProcess(name, None) for name in dead],
+                {"track", "setUserAttributes"} if hold else (),
             )
         )
         gone = {

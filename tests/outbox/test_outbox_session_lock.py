@@ -17,6 +17,8 @@ from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.support.postgres import Server
 from tests.support.wait import until
 
+from .harness import gone_ids
+
 HOLDERS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
 
 
@@ -110,16 +112,16 @@ def test_a_session_that_is_cut_is_opened_again_and_nobody_is_taken_for_dead(
         two.lock.step()
         clock.now += 1
     looks(one, two, clock=clock)
-    assert one.lock.gone(others) == []
-    assert one.lock.gone({"two": two.lock.identity()}) == []
-    assert (one.lock.lapses, two.lock.lapses) == (0, 0)
+    assert gone_ids(one.lock, others) == []
+    assert gone_ids(one.lock, {"two": two.lock.identity()}) == []
+    assert (one.lock.lapses(), two.lock.lapses()) == (0, 0)
 
 
 def test_who_cannot_take_the_lock_again_is_taken_for_dead_only_when_its_own_calls_are_ended(
     url: str, one: Stepped, two: Stepped, clock: Clock
 ) -> None:
     others = {"two": two.lock.identity()}
-    assert one.lock.gone(others) == []
+    assert gone_ids(one.lock, others) == []
     looks(one, two, clock=clock)
     two.door.closed = True
     cut(url)
@@ -127,16 +129,34 @@ def test_who_cannot_take_the_lock_again_is_taken_for_dead_only_when_its_own_call
     assert two.lock.identity() is None, "what it renews from here on ends by time"
     one.lock.step()
     one.lock.step()
-    while not one.lock.gone(others):
+    while not gone_ids(one.lock, others):
         clock.now += 0.5
         one.lock.step()
         two.lock.step()
-        assert two.lock.lapses == 1 or one.lock.gone(others) == []
+        assert two.lock.lapses() == 1 or gone_ids(one.lock, others) == []
     two.door.closed = False
     two.lock.step()
     looks(one, two, clock=clock)
-    assert one.lock.gone(others) == []
-    assert two.lock.lapses == 1, "each loss counts once"
+    assert gone_ids(one.lock, others) == []
+    assert two.lock.lapses() == 1, "each loss counts once"
+
+
+@pytest.mark.parametrize("taken_again", [False, True])
+def test_the_calls_in_flight_are_ended_by_whoever_counts_a_lapse_first_and_only_once(
+    url: str, two: Stepped, clock: Clock, taken_again: bool
+) -> None:
+    """A call that begins at the new count must not be ended by it."""
+    ended = list[str]()
+    two.lock.on_lapse.append(lambda: ended.append("calls"))
+    two.door.closed = True
+    cut(url)
+    two.lock.step()
+    clock.now += GONE_SECONDS
+    if taken_again:
+        two.door.closed = False
+        two.lock.step()
+    assert (two.lock.lapses(), ended) == (1, ["calls"])
+    assert (two.lock.lapses(), ended) == (1, ["calls"])
 
 
 def test_one_look_that_came_late_takes_nobody_for_dead(
@@ -147,7 +167,7 @@ def test_one_look_that_came_late_takes_nobody_for_dead(
     two.lock._disconnect()  # for a moment
     clock.now += 10 * GONE_SECONDS  # one did not look meanwhile
     until(lambda: not has_key(one, two), 20)
-    assert one.lock.gone(others) == []
+    assert gone_ids(one.lock, others) == []
 
 
 def has_key(one: Stepped, two: Stepped) -> bool:
@@ -164,28 +184,28 @@ def test_a_process_that_has_just_begun_is_not_judged_by_looks_from_before(
     looks(one, clock=clock)
     with closing(Stepped(url, "two", clock)) as two:
         others = {"two": two.lock.identity()}
-        assert one.lock.gone(others) == []
+        assert gone_ids(one.lock, others) == []
     looks(one, clock=clock)
     clock.now += 1
     one.lock.step()
-    assert one.lock.gone(others) == ["two"]
+    assert gone_ids(one.lock, others) == ["two"]
 
 
 def test_a_lock_that_is_held_too_shortly_to_be_seen_does_not_put_the_lapse_off(
     url: str, one: Stepped, two: Stepped, clock: Clock
 ) -> None:
     others = {"two": two.lock.identity()}
-    assert one.lock.gone(others) == []
+    assert gone_ids(one.lock, others) == []
     looks(one, two, clock=clock)
     for _ in range(int(GONE_SECONDS) + 1):
         lose(two, url)
         one.lock.step()
-        assert two.lock.lapses > 0 or one.lock.gone(others) == []
+        assert two.lock.lapses() > 0 or gone_ids(one.lock, others) == []
         clock.now += 1
         two.lock.step()
         assert two.lock.identity() is not None
-    assert one.lock.gone(others) == ["two"]
-    assert two.lock.lapses == 2, "before it took the lock for the last time, and after"
+    assert gone_ids(one.lock, others) == ["two"]
+    assert two.lock.lapses() == 2, "before it took the lock for the last time, and after"
 
 
 def test_on_a_restarted_server_leases_end_by_time(one: Stepped, clock: Clock) -> None:
@@ -194,9 +214,9 @@ def test_on_a_restarted_server_leases_end_by_time(one: Stepped, clock: Clock) ->
     server, owner, _ = identity.split("/")
     assert owner == "one"
     others = {"two": f"{int(server) - 1}/two/1", "three": f"{server}/three/1"}
-    assert one.lock.gone(others) == []
+    assert gone_ids(one.lock, others) == []
     looks(one, clock=clock)
-    assert one.lock.gone(others) == ["three"]
+    assert gone_ids(one.lock, others) == ["three"]
 
 
 def test_without_a_database_there_is_no_lock_until_there_is_one(url: str) -> None:
@@ -205,10 +225,10 @@ def test_without_a_database_there_is_no_lock_until_there_is_one(url: str) -> Non
     with closing(SessionLock(door.connect, "one")) as lock:
         lock.start()
         assert lock.identity() is None
-        assert lock.gone({"two": "1/two"}) == []
+        assert gone_ids(lock, {"two": "1/two"}) == []
         door.closed = False
         until(lock.identity, 20)
-        assert lock.lapses == 0
+        assert lock.lapses() == 0
 
 
 def test_a_former_session_that_the_server_still_keeps_is_waited_for(
@@ -237,6 +257,6 @@ def test_behind_a_pooler_there_is_no_lock_and_none_stays_in_its_sessions(
 ) -> None:
     with pgbouncer(url, mode) as through, liveness_lock.held(through, "one") as lock:
         assert lock.identity() is None
-        assert lock.gone({"two": "1/two"}) == []
+        assert gone_ids(lock, {"two": "1/two"}) == []
         with psycopg.connect(url) as connection:
             assert connection.execute(HOLDERS, (SPACE,)).fetchall() == []

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from app.model import CallRecord, Item, Postponed, Receipt, Settled, Status, Verdict
+from app.outbox.liveness_lock import KnownProcess
 
 from .harness import Opened, track, with_outbox
 
@@ -127,8 +128,8 @@ def test_after_a_crash_the_lost_attempt_is_counted_once_and_the_item_still_waits
         await at.begin("t-1", waiting[:1])
 
     async def restart(at: Opened) -> None:
-        assert (await at.outbox.renew("two", 60_000, ["one"], ())).lost == 1
-        assert (await at.outbox.renew("two", 60_000, ["one"], ())).lost == 0
+        assert (await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], ())).lost == 1
+        assert (await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], ())).lost == 0
         waiting = await at.waiting(0, 10)
         assert [item.attempts for item in waiting] == [1, 0]
         assert [item.next_attempt_at > 0 for item in waiting] == [True, False]
@@ -162,7 +163,11 @@ def test_a_call_that_a_crash_left_open_has_a_record_of_which_nobody_knows_the_ou
         waiting = await at.waiting()
         await at.begin("t-1", waiting[:2])
         await at.outbox.renew(
-            "two", 60_000, ["one"], (), lambda app, subjects: [f"{app}/{one}" for one in subjects]
+            "two",
+            60_000,
+            [KnownProcess("one", None)],
+            (),
+            lambda app, subjects: [f"{app}/{one}" for one in subjects],
         )
         with at.engine.connect() as connection:
             rows = connection.exec_driver_sql("SELECT record FROM audit_records ORDER BY seq").all()
@@ -186,7 +191,7 @@ def test_what_was_perhaps_sent_ends_as_unknown_where_the_policy_says_not_to_send
         await at.accept(track("ann", item_id="a"), track("bob", item_id="b"))
         waiting = await at.waiting()
         await at.begin("t-1", waiting[:1])
-        lease = await at.outbox.renew("two", 60_000, ["one"], {"track"})
+        lease = await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], {"track"})
         assert (lease.lost, lease.settled, at.outbox.queued) == (1, 1, 1)
         receipt = await at.outbox.receipt("default", "a")
         assert receipt is not None
@@ -203,7 +208,7 @@ def test_an_attempt_that_was_taken_for_lost_changes_nothing_when_its_answer_come
         await at.accept(track("ann", item_id="a"))
         (item,) = await at.waiting()
         await at.begin("t-1", [item])
-        await at.outbox.renew("two", 60_000, ["one"], ())
+        await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], ())
         assert not await at.outbox.settle("t-1", "default", [(item.seq, Settled(Status.DELIVERED))])
         receipt = await at.outbox.receipt("default", "a")
         assert receipt is not None

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from app.model import CallRecord, Postponed, Settled, Status, Verdict
+from app.outbox.liveness_lock import KnownProcess
 
 from .harness import Opened, track, with_outbox
 
@@ -56,7 +57,7 @@ def test_what_another_deliverer_has_recovered_is_counted_where_it_settles_and_on
     async def body(at: Opened) -> None:
         counts = counted(at)
         ann, bob = await begun(at, "ann", "bob")
-        await at.outbox.renew("two", 60_000, ["one"], {"track"})
+        await at.outbox.renew("two", 60_000, [KnownProcess("one", None)], {"track"})
         assert counts == {"unknown": 2}
         for again in (False, True):
             verdicts: list[tuple[int, Verdict]] = [(ann, DELIVERED), (bob, REJECTED)]

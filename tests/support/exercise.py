@@ -28,6 +28,7 @@ from app.outbox import (
     search_index,
     settle,
 )
+from app.outbox.liveness_lock import KnownProcess
 from app.outbox.queue_state import read_queue
 from app.outbox.retention import RetentionLimits
 from app.outbox.search import ReceiptSearch
@@ -232,7 +233,9 @@ def _deliver(talk: Talk, leanplum: Leanplum) -> None:
     ):
         talk.do(partial(outbox.look, wanted))
     talk.do(lambda: outbox.renew("gone", 0, [], ()))
-    talk.do(lambda: outbox.renew("other", 60_000, ["gone"], (), forget=["none"]))
+    talk.do(
+        lambda: outbox.renew("other", 60_000, [KnownProcess("gone", None)], (), forget=["none"])
+    )
     talk.do(lambda: outbox.release("other", [1, 2], leaving=True))
     talk.do(outbox.processes)
 
