@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 IN_MEMORY := $(shell { test "$$(df -k --output=avail /dev/shm | tail -1)" -gt 6000000 && echo TMPDIR=/dev/shm; } 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fast soak check format bench bench-check docs sbom lock clean
+.PHONY: help run test again fast soak check format bench bench-check docs sbom lock clean
 
 help: ## List these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-11s %s\n' "$$name" "$$what"; done
@@ -25,7 +25,11 @@ run: .venv/.runtime ## Run the gateway against a simulated Leanplum; GATEWAY_POR
 
 # Two workers a core: many tests wait for the processes that they start.
 test: .venv/.dev .venv/.clients .venv/.docs .venv/.sbom .venv/.sdks ## Run all tests; ARGS="-k name" picks some
-	@$(IN_MEMORY) $(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS)
+	@$(IN_MEMORY) $(BIN)/pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal $(ARGS); \
+		status=$$?; echo $$status >.venv/.test-status; exit $$status
+
+again: .venv/.dev ## Run the tests that failed in the last run, one after the other
+	@$(IN_MEMORY) $(BIN)/pytest --last-failed --last-failed-no-failures none $(ARGS)
 
 # Tests of single parts: no gateway, no other processes, database servers, browsers or client libraries.
 fast: .venv/.dev ## Run the tests of single parts, in less than a minute; ARGS="-k name" picks some

@@ -6,7 +6,7 @@ and one-call-at-a-time are kept per subject. Times are milliseconds since the ep
 said otherwise.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -278,10 +278,26 @@ class Item(NamedTuple):
 
 
 class ItemPage(NamedTuple):
-    """Items in the order of acceptance; `whole` if there were no more to read."""
+    """Items in the order of acceptance; `whole` if there were no more to read.
+
+    `part_end`: if only a part of the range was searched, the number at which that part ends.
+    """
 
     items: list[Item]
     whole: bool
+    part_end: int | None = None
+
+    @property
+    def read_upto(self) -> int:
+        """The number up to which a page that is not whole was read."""
+        return self.items[-1].seq if self.part_end is None else self.part_end
+
+
+class Backlog(NamedTuple):
+    """What a caller has waiting beyond its room in a deliverer: its items after a number."""
+
+    app: str
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,15 +310,19 @@ class ReadRequest:
     shards: frozenset[int] | None = None
     fresh: bool = False  # read only the callers with waiting items, and the end of the queue
     replays: int = 0  # read the lanes of items that were replayed after this number of replays
-    lanes: frozenset[int] = frozenset()  # read the waiting items of these lanes
+    # Read the waiting items of these lanes, in the first part of their range
+    lanes: frozenset[int] = frozenset()
     lanes_from: int = 0  # their first sequence number
     lanes_upto: int = 0  # their last sequence number
     tail: int | None = None  # read items with a sequence number above this one
     leave_out: frozenset[int] = frozenset()  # leave these callers out of the tail
     backlogs: tuple[tuple[int, int, int], ...] = ()  # (caller, after, limit)
-    # The sequence number at which the first of all backlogs begins; None if there is no backlog
-    unread_after: int | None = None
-    contended: bool = False  # whether several callers have a backlog
+    # By app: the sequence number at which the first backlog of its callers begins
+    unread_after: Mapping[str, int] = field(default_factory=dict)
+    contended: frozenset[str] = frozenset()  # apps of which several callers have a backlog
+    # Lanes whose items are skipped, wherever they are: earlier ones need not be looked for. Others
+    # may be added while it is read, so look into it only.
+    skipped: Container[int] = frozenset()
     limit: int = 5_000
 
 
@@ -314,14 +334,6 @@ class ReplayedLane(NamedTuple):
     last: int
 
 
-class EarlierLookup(NamedTuple):
-    """A search for waiting items of `lanes` with numbers above `after` and below `before`."""
-
-    after: int
-    before: int
-    lanes: frozenset[int]
-
-
 @dataclass(frozen=True, slots=True)
 class ReadResult:
     """The result of a ReadRequest, in the order in which it was read."""
@@ -329,14 +341,13 @@ class ReadResult:
     request: ReadRequest
     last: int  # the newest sequence number when reading began
     replays: int  # how often an operator has sent items again
-    callers: list[int] = field(default_factory=list)
+    callers: dict[int, Backlog] = field(default_factory=dict)
     lanes: ItemPage | None = None
     replayed: dict[int, ReplayedLane] = field(default_factory=dict)  # by lane
     tail: ItemPage | None = None
     backlogs: list[tuple[int, ItemPage]] = field(default_factory=list)
-    # Lane -> its earliest item that may not have been read
+    # By lane: none of its unread items has a lower number
     earlier: dict[int, int] = field(default_factory=dict)
-    to_find: EarlierLookup | None = None  # the search for these, if it is still to be made
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from app.clock import now_ms
 from app.database.driver import Cursor
 from app.database.engine import transaction
 
-APP, KEY_ID = "default", "key_bench"
+APP, KEY_ID, OTHER_KEY_ID = "default", "key_bench", "key_other"
 CALL = 10  # items of one call
 SPAN_MS = 86_400_000  # over which the items were accepted
 STEP = 100_000  # items of one transaction
@@ -43,7 +43,8 @@ INSERT INTO items (
 SELECT seq, seq - (seq - 1) % {call}, u.subject, 'track',
        CASE WHEN status IN ('accepted', 'rejected') THEN {body} END, status,
        CASE WHEN status = 'accepted' THEN 0 ELSE 1 END,
-       CASE WHEN status <> 'accepted' THEN {accepted_at} + 100 END, u.lane, {caller},
+       CASE WHEN status <> 'accepted' THEN {accepted_at} + 100 END, u.lane,
+       CASE WHEN seq > {others_after} THEN {other} ELSE {caller} END,
        'Event ' || seq % 50
 FROM (
     SELECT seq, CASE WHEN seq > {settled} THEN 'accepted' WHEN seq % 500 = 0 THEN 'rejected'
@@ -60,10 +61,14 @@ SELECT '{app}', 'own-' || seq, seq, {digest}, {accepted_at} FROM numbers WHERE s
 
 @dataclass(frozen=True, slots=True)
 class ManyItems:
-    """The items to write: `waiting` of them, the newest ones, wait; `users` have them in turn."""
+    """The items to write: `waiting` of them, the newest ones, wait; `users` have them in turn.
+
+    `others`: how many of them, the newest again, a second caller has sent.
+    """
 
     count: int
     waiting: int
+    others: int = 0
     users: int = 100_000
     own_ids: bool = False
 
@@ -83,6 +88,8 @@ def fill(engine: Engine, items: ManyItems) -> None:
         "call": CALL,
         "body": BODY.strip().format(),
         "caller": ids.share(APP, KEY_ID),
+        "other": ids.share(APP, OTHER_KEY_ID),
+        "others_after": items.count - items.others,
         "settled": items.count - items.waiting,
         "users": items.users,
         "digest": "zeroblob(32)" if engine.dialect.name == "sqlite" else "decode('00', 'hex')",

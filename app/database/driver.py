@@ -245,8 +245,9 @@ T = TypeVar("T")
 CALLER_SECONDS = 10.0  # that somebody waits for a thread, a connection and the answer, all together
 LONG_SECONDS = 60.0  # for what walks through whole tables
 GRACE_SECONDS = 0.5  # beyond the deadline: the thread itself usually tells first, and knows more
-# Apart, so that hanging background work takes no thread from callers. A thread costs nothing until
-# it is used; with the writer they take all the connections that the engine's pool may have (15).
+# Apart, so that hanging background work takes no thread from callers and leases. A thread costs
+# nothing until it is used; with the writer they take all the connections that the engine's pool may
+# have (15).
 _CALLERS = ThreadPoolExecutor(8, "database")
 _BACKGROUND = ThreadPoolExecutor(6, "database-background")
 

@@ -18,7 +18,7 @@ from app.delivery.attempt import (
     AttemptRunner,
     DeliveryOptions,
 )
-from app.delivery.window import Window
+from app.delivery.window import MAX_ACTIONS, Window
 from app.errors import StorageUnavailable
 from app.leanplum.client import LeanplumClient
 from app.leanplum.http_response import MAX_RETRY_AFTER_SECONDS
@@ -104,7 +104,7 @@ class Deliverer:
         self._in_flight = Counter[str]()  # calls, by app
         self._wake = asyncio.Event()
         self._changed, self._polled_at = True, -math.inf
-        self._stopping = False
+        self._stopping = self._reading = False
         # By app: since when its items are ready and the limits allow no further call
         self._limited_since: dict[str, int] = {}
         self._stored_circuits: dict[str, tuple[str, int]] = {}
@@ -168,11 +168,16 @@ class Deliverer:
         self.window.resume_deferred(self._ticks_ms())
         await self._read()
         await self._renew_leases()  # of a long queue, reading may take as long as a lease
+        begun = self._begin_calls()
+        self._note_limited()
+        return begun
+
+    def _begin_calls(self) -> int:
+        """Begin the calls that may begin now, and count them."""
         begun = 0
-        while (app := self._next_app()) is not None:
+        while not self._stopping and (app := self._next_app()) is not None:
             self._begin_call(app)
             begun += 1
-        self._note_limited()
         return begun
 
     def _note_limited(self) -> None:
@@ -234,11 +239,7 @@ class Deliverer:
             self._leaving = frozenset()
         began = self._ticks()
         circuits, liveness = self._attempts.circuit_states(), self._attempts.liveness
-        if (
-            began < self._renewed_at + RENEW_SECONDS
-            and circuits == self._stored_circuits
-            and liveness.identity() == self._named
-        ):
+        if self._leases_are_new(began) and circuits == self._stored_circuits:
             return
         others = await self._outbox.processes()
         unsent, named = self._attempts.unsent, liveness.identity()
@@ -271,21 +272,31 @@ class Deliverer:
             self._login_waits.clear()
             log.info("leases.changed", shards=len(shards))
 
+    def _leases_are_new(self, now: float) -> bool:
+        """Return whether the leases were renewed a moment ago, and name this process's lock."""
+        return (
+            now < self._renewed_at + RENEW_SECONDS
+            and self._attempts.liveness.identity() == self._named
+        )
+
     async def _read(self) -> None:
         """Read from the queue what the window asks for."""
         now = self._ticks()
-        # While a caller has a backlog, looking for new items walks over all of it
+        # While a caller has a backlog, looking for new items searches a part of it
         changed = self._changed and not self.window.backlogged
         changed = changed or now >= self._polled_at + POLL_SECONDS
         while (request := self.window.next_request(changed=changed)) is not None:
             if request.tail is not None:
                 # Before reading: what is accepted meanwhile is read again
                 self._changed, self._polled_at = False, now
+            self._reading = True
             try:
                 result = await self._outbox.look(request)
             except StorageUnavailable:
                 self._changed = True
                 raise
+            finally:
+                self._reading = False
             self._attempts.watermarks.note(result.last, now)
             latest = self._attempts.times.latest(int(MAX_RETRY_AFTER_SECONDS * 1000))
             self.window.take_result(result, self._ticks_ms(), latest)
@@ -321,21 +332,28 @@ class Deliverer:
         self._calls.discard(task)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
+            self._reading = False  # no more calls before the next step
             log.error("call.failed", **describe(error))
+        # Reading from a long queue takes longer than a call. With few items here, waiting for the
+        # next step makes fewer and fuller calls.
+        many = self.window.count >= MAX_ACTIONS
+        if self._reading and many and self._leases_are_new(self._ticks()):
+            self._begin_calls()
 
     async def _deliver(self, batch: Sequence[Item]) -> None:
         """Run an attempt for one batch. Whatever happens, its lanes leave the flight again."""
         later = self._ticks_ms() + int(STORAGE_PAUSE_SECONDS * 1000)
         lanes = {item.lane for item in batch}
         deferred = dict.fromkeys(lanes, later)
-        excluded = dict[int, int]()
+        excluded = dict.fromkeys(lanes, later)  # nothing is sent yet
         try:
             attempt = await self._attempts.begin(batch)
             if attempt is None:
                 self._renewed_at = -math.inf
                 log.warning(
                     "attempt.refused",
-                    reason="another deliverer has the lanes, the lease ends, or an item was erased",
+                    reason="another deliverer has the lanes, the lease ends or names another "
+                    "liveness lock, or an item was erased",
                 )
                 return
             excluded = self._defer_excluded(batch, attempt)
@@ -353,6 +371,7 @@ class Deliverer:
                 excluded = {lane: until for lane, until in excluded.items() if lane not in failed}
                 deferred = excluded | deferred
         except StorageUnavailable as error:
+            self._reading = False  # no more calls before the next step
             log.error("attempt.unwritten", reason=error.detail, items=len(batch))
         finally:
             self._in_flight[batch[0].app] -= 1

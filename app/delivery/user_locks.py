@@ -27,7 +27,7 @@ from app.telemetry import explain
 POLL_SECONDS = 0.05  # between looks for changes by other processes
 UNLOCK_PAUSE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
-LAPSED = "The gateway lost its connection to the database; nothing was sent to Leanplum."
+LAPSED = "The gateway lost its connection to the database, so the call was not made."
 TOO_LATE = "Too many calls are waiting for Leanplum."
 NOT_YET = "Earlier items of this user have not been delivered yet; nothing was sent or stored."
 
@@ -109,6 +109,8 @@ class UserLocks:
 
         try:
             until = await self._locked(request, patience, timeout, tasks, in_order=in_order)
+            if lapsed():
+                raise UpstreamUnavailable(LAPSED, RETRY_SECONDS)
             outlived = True
             yield HeldLock(until, record is not None, lapsed)
             outlived = False
@@ -150,6 +152,7 @@ class UserLocks:
                 patient = in_order or now < patient_until
                 clear_upto = await self._outbox.find_clear_upto(lanes) if patient else None
                 deleted = not patient and await self._is_deleted(request, lanes, tasks)
+                took = time.monotonic() - now
                 items_wait = clear_upto is None
                 if not deleted and (clear_upto is not None or not patient):
                     answer = await self._request(request, clear_upto, dead, tasks)
@@ -162,7 +165,11 @@ class UserLocks:
                     items_wait = not answer.holders
                 if in_order and items_wait and now >= patient_until:
                     raise UpstreamUnavailable(NOT_YET, RETRY_SECONDS, await self._waiting(request))
-                await _within(POLL_SECONDS, changed)
+                if took <= POLL_SECONDS:
+                    await _within(POLL_SECONDS, changed)
+                else:  # the queue is long: not each call that ends is a reason to look
+                    patience_left = math.inf if in_order else patient_until - time.monotonic()
+                    await asyncio.sleep(min(took, max(POLL_SECONDS, patience_left)))
         finally:
             self._waiters.discard(changed)
         raise UpstreamUnavailable("Other calls for this user are in progress.", RETRY_SECONDS)

@@ -8,7 +8,9 @@ to one call at a time, independently of other lanes.
 
 The queue is read from its tail, so that new items are seen at once. A caller with more items than
 its share of the room has a *backlog*. It is read by a cursor of its own, as the caller's share is
-sent, so other callers' items do not wait for it. A lane is *truncated* if items of it were skipped;
+sent, so other callers' items do not wait for it. An item must not overtake what such a backlog has
+of its lane: the first part of the backlog is searched for that, and if the lane is not found there,
+the item is skipped like those of a lane that is. A lane is *truncated* if items of it were skipped;
 these are read by lane before any later item of it. So each item up to the tail is in one of four
 places: here, in flight, in a backlog, or in a lane that is truncated or deferred.
 
@@ -25,7 +27,7 @@ from typing import NamedTuple, TypeVar
 
 from app import ids
 from app.leanplum.actions import sent_alone
-from app.model import Item, ItemPage, ReadRequest, ReadResult
+from app.model import Backlog, Item, ItemPage, ReadRequest, ReadResult
 
 T = TypeVar("T")
 
@@ -33,7 +35,8 @@ MAX_USERS = 50  # in one multi (fact sheet, Limits)
 MAX_ACTIONS = 500
 MAX_BYTES = 1_000_000  # no limit is published; other clients stop here
 PAGE = 5_000
-MAX_LANES = 2_000  # lanes that one request reads by lane
+LOWEST_EACH = 4  # of so many reads of lanes, one begins at the lowest number
+MAX_LANES = 10_000  # lanes that one request reads by lane
 # A stored time further ahead comes from a clock that was set, or another host's
 LONGEST_WAIT_MS = 3_600_000
 
@@ -90,13 +93,17 @@ class Window:
         self._ready: dict[LaneGroup, dict[int, None]] = {}
         self._deferred: dict[int, int] = {}  # until when (ms), by lane
         self._truncated: dict[int, _SkippedRange] = {}  # by lane
+        # By truncated lane of which an earlier item may be unread, in another caller's backlog: the
+        # caller whose item was skipped for that
+        self._blocked: dict[int, int] = {}
+        self._blocked_counts = Counter[int]()  # lanes, by caller
+        self._lane_reads = 0
         # By app: the truncated lanes that may be read now
         self._readable_lanes = defaultdict[str, dict[int, None]](dict)
         self._tail: int | None = None  # None: nothing was read yet
         self._tail_complete = False
         self._replays = 0  # how many replays by operators were seen
-        # By caller: the sequence number up to which its backlog was read
-        self._backlogs: dict[int, int] = {}
+        self._backlogs: dict[int, Backlog] = {}  # by caller
         # Items waiting here, by caller, without those of refilled lanes
         self._counts = defaultdict[int, int](int)
         self._bytes = defaultdict[int, int](int)
@@ -126,6 +133,8 @@ class Window:
         self._deferred = _in_shards(self._deferred, shards)
         self._failures = _in_shards(self._failures, shards)
         self._truncated = _in_shards(self._truncated, shards)
+        self._blocked = _in_shards(self._blocked, shards)
+        self._blocked_counts = Counter(self._blocked.values())
         for app, lanes in self._readable_lanes.items():
             self._readable_lanes[app] = _in_shards(lanes, shards)
 
@@ -155,6 +164,10 @@ class Window:
         if not lanes and not backlogs and tail is None:
             return None
         skipped = [self._truncated[lane] for lane in lanes]
+        unread_after = dict[str, int]()
+        for app, after in self._backlogs.values():
+            unread_after[app] = min(after, unread_after.get(app, after))
+        callers = Counter(app for app, _ in self._backlogs.values())
         return ReadRequest(
             shards,
             replays=self._replays,
@@ -165,27 +178,42 @@ class Window:
             leave_out=frozenset(self._backlogs),
             backlogs=backlogs,
             limit=PAGE,
-            unread_after=min(self._backlogs.values(), default=None),
-            contended=len(self._backlogs) > 1,
+            unread_after=unread_after,
+            contended=frozenset(app for app, count in callers.items() if count > 1),
+            skipped=self._truncated,
         )
 
     def _to_refill(self) -> list[int]:
         """Return the truncated lanes to read now.
 
-        Each app has room of its own, since a held one sends nothing and gives no room back.
+        Each app has room of its own, since a held one sends nothing and gives no room back. A read
+        covers only a part of their range. It begins at the first lane, since lanes that are added
+        could keep it from ever getting on; and at times at the lowest number, since other lanes may
+        lie before the first.
         """
         readable = [
             lanes
             for app, lanes in self._readable_lanes.items()
             if lanes and not self._refill_reaches(app, 1)
         ]
-        share = max(1, MAX_LANES // max(1, len(readable)))
-        return [lane for lanes in readable for lane in islice(lanes, share)]
+        if not readable:
+            return []
+        share = max(1, MAX_LANES // len(readable))
+        lanes = [lane for some in readable for lane in islice(some, share)]
+        if self._begins_lowest:
+            return lanes
+        start = self._truncated[lanes[0]].first
+        return [lane for lane in lanes if self._truncated[lane].first >= start]
+
+    @property
+    def _begins_lowest(self) -> bool:
+        """Return whether the next read of truncated lanes begins at their lowest number."""
+        return self._lane_reads % LOWEST_EACH == LOWEST_EACH - 1
 
     def _readable(self) -> Iterable[tuple[int, int, int]]:
         """Yield (caller, after, limit) of the backlogs with enough room to be worth reading."""
         share = self._share(())
-        for caller, after in self._backlogs.items():
+        for caller, (_, after) in self._backlogs.items():
             room = min(PAGE, self._room(caller, share))
             if room >= min(PAGE, share // 4 or 1):
                 yield caller, after, room
@@ -198,7 +226,8 @@ class Window:
     def _room(self, caller: int, share: int) -> int:
         """Return how many more items of a caller may be here."""
         full = self._bytes.get(caller, 0) >= self._max_bytes * share // self._capacity
-        return 0 if full else max(0, share - self._counts.get(caller, 0))
+        used = self._counts.get(caller, 0) + self._blocked_counts[caller]
+        return 0 if full else max(0, share - used)
 
     @property
     def backlogged(self) -> bool:
@@ -220,7 +249,7 @@ class Window:
         self._replays = result.replays
         if self._tail is None:
             self._tail = result.last
-            self._backlogs = dict.fromkeys(result.callers, 0)
+            self._backlogs = dict(result.callers)
             return
         if result.lanes is not None:
             self._take_lanes(result.request, result.lanes)
@@ -232,28 +261,43 @@ class Window:
             self._take_backlog(result, caller, page)
 
     def _take_lanes(self, request: ReadRequest, page: ItemPage) -> None:
-        """Add what was read of truncated lanes, which are whole again where all of it was read."""
+        """Add what was read of truncated lanes. Those that were read to their end are whole again.
+
+        One that has items neither here nor in what was read keeps its place.
+        """
+        if not self._begins_lowest:
+            apps = {self._truncated[lane].app for lane in request.lanes}
+            app = next(app for app in self._readable_lanes if app in apps)
+            self._readable_lanes[app] = self._readable_lanes.pop(app)  # the next app's turn
+        self._lane_reads += 1
         lanes_read = {item.lane for item in page.items}
-        lanes = request.lanes if page.whole else lanes_read
-        truncated = {lane: self._truncated.pop(lane) for lane in lanes}
-        for lane, skipped in truncated.items():
-            del self._readable_lanes[skipped.app][lane]
+        upto = request.lanes_upto if page.whole else page.read_upto
+        unread = dict[int, _SkippedRange]()
+        for lane in request.lanes:
+            app, first, last = self._truncated[lane]
+            if last > upto:
+                rest = _SkippedRange(app, max(first, upto + 1), last)
+                if lane not in lanes_read:
+                    self._truncated[lane] = rest
+                    continue
+                unread[lane] = rest
+            del self._truncated[lane], self._readable_lanes[app][lane]
+            self._unblock(lane)
         self._refilled |= lanes_read
         for item in page.items:
             self._add(item)
         self._refilled.intersection_update(self._waiting)
-        if not page.whole:
-            last_read = page.items[-1].seq
-            for lane, skipped in truncated.items():
-                if skipped.last > last_read:
-                    self._skip(lane, skipped.app, last_read + 1, skipped.last)
+        for lane, rest in unread.items():
+            self._skip(lane, *rest)
 
     def _reread(self, lane: int, app: str, first: int, last: int) -> None:
         """Truncate a lane that has items before those that were read.
 
         Unread backlogs may have earlier ones.
         """
-        self._truncate(lane, app, min([first, *self._backlogs.values()]), last)
+        self._truncate(
+            lane, app, min([first, *(each.after for each in self._backlogs.values())]), last
+        )
 
     def _truncate(self, lane: int, app: str, first: int, last: int) -> None:
         """Skip these items of the lane, and its items here."""
@@ -278,10 +322,9 @@ class Window:
                 continue
             if caller not in new_backlogs:
                 new_backlogs.add(caller)
-                self._backlogs[caller] = item.seq - 1
+                self._backlogs[caller] = Backlog(item.app, item.seq - 1)
             if several_callers:
-                first = result.earlier.get(item.lane, item.seq)
-                self._skip(item.lane, item.app, first, item.seq)
+                self._skip(item.lane, item.app, self._first_unread(result, item), item.seq)
         self._tail_complete = page.whole
         self._tail = result.last if page.whole else page.items[-1].seq
 
@@ -292,19 +335,41 @@ class Window:
             before_tail = [item for item in page.items if item.seq <= self._tail]
         for item in before_tail:
             self._take(result, item)
-            self._backlogs[caller] = item.seq
-        if page.whole or len(before_tail) < len(page.items):
+        upto = self._tail if page.whole else page.read_upto
+        if upto >= self._tail:
             del self._backlogs[caller]  # from the tail on, its items come with all others
+        else:
+            self._backlogs[caller] = self._backlogs[caller]._replace(after=upto)
 
     def _take(self, result: ReadResult, item: Item) -> None:
         """Add an item, or skip it where an earlier item of its lane may be unread."""
         if result.earlier:
             earlier = result.earlier.get(item.lane, item.seq)
             if earlier < item.seq and item.seq not in self._known:
-                # The earlier one may be in another caller's backlog
-                self._skip(item.lane, item.app, earlier, item.seq)
+                # The earlier one may be unread, in another caller's backlog
+                self._skip(item.lane, item.app, self._first_unread(result, item), item.seq)
+                if item.lane not in self._deferred:
+                    self._block(item.lane, item.caller)
                 return
         self._add(item)
+
+    def _first_unread(self, result: ReadResult, item: Item) -> int:
+        """Return from which number on items of an item's lane may be unread.
+
+        None of a truncated lane lies before its first skipped one.
+        """
+        lane = item.lane
+        return item.seq if lane in self._truncated else result.earlier.get(lane, item.seq)
+
+    def _block(self, lane: int, caller: int) -> None:
+        """Count a lane against the room of the caller whose item was skipped."""
+        if lane not in self._blocked:
+            self._blocked[lane] = caller
+            self._blocked_counts[caller] += 1
+
+    def _unblock(self, lane: int) -> None:
+        if lane in self._blocked:
+            self._blocked_counts[self._blocked.pop(lane)] -= 1
 
     def _add(self, item: Item) -> None:
         """Add an item whose lane's earlier items are all known."""
@@ -497,6 +562,7 @@ class Window:
                 self._failures.pop(lane, None)
             elif lane in deferred:
                 self._deferred[lane] = deferred[lane]
+                self._unblock(lane)
                 self._truncate(lane, item.app, item.seq, last[lane])
                 if lane not in excluded:
                     self._failures[lane] = self._failures.get(lane, 0) + 1

@@ -56,8 +56,8 @@ class LivenessLock(Protocol):
         """Return how often this process may have been taken for dead, and lives.
 
         Others send the items of its calls in flight again. So the functions in `on_lapse`, which
-        end these calls, are called before a lapse is counted: a call that begins at one count is
-        ended only by the next. To be called on the event loop.
+        end these calls, are called before a new count is returned: a call that begins at one count
+        is ended only by the next. To be called on the event loop.
         """
         ...
 

@@ -13,7 +13,13 @@ from sqlalchemy import Connection, Engine, func, select
 
 from app.audit.records import AuditMacs
 from app.clock import now_ms
-from app.database.driver import CALLER_SECONDS, LONG_SECONDS, in_background, in_time
+from app.database.driver import (
+    CALLER_SECONDS,
+    LONG_SECONDS,
+    in_background,
+    in_time,
+    late_answer,
+)
 from app.database.engine import reading, scrub
 from app.database.tables import deliverers, items, sequence, user_locks
 from app.database.writer import Writer
@@ -22,8 +28,8 @@ from app.errors import CommitUnknown, Erased, QueueFull, StorageUnavailable
 from app.model import (
     ERASES,
     Acceptance,
+    Backlog,
     CallRecord,
-    EarlierLookup,
     Erasure,
     Item,
     Lease,
@@ -63,6 +69,7 @@ MAY_BE_TAKEN = (
     "The outcome of the database commit is unknown: the items may have been accepted. "
     "Send them again with the same ids; none is accepted twice."
 )
+SEARCHES = 2  # of all that waits, for callers, at once
 LOOK_AGAIN_SECONDS = 1.0  # for what another process settled
 FIRST_COUNT = 200_000  # items that are counted at the start
 FEW_QUEUED = 5_000  # items that are looked through in a few milliseconds
@@ -102,6 +109,7 @@ class Outbox:
         self._to_scrub = True  # a former process may have ended before it did so
         # By sequence number: events of callers that wait for the item to settle
         self._awaited: dict[int, list[asyncio.Event]] = {}
+        self._searches = asyncio.Semaphore(SEARCHES)
         self._waiting_is_over = False  # set at shutdown: nobody waits for an item to settle
         self._index_pace = search_index.IndexPace()
         self._logins_examined = 0  # the number up to which housekeeping has looked at logins
@@ -338,35 +346,20 @@ class Outbox:
         """Read what a deliverer requests of the queue."""
         if wanted.fresh:
             return await self._look_first(wanted)
-        found = await self._read(
+        return await self._read(
             partial(waiting_items.read_waiting_items, wanted=wanted, cipher=self._cipher)
         )
-        if found.to_find is None:
-            return found
-        return replace(found, earlier=await self._find_earlier(found.to_find), to_find=None)
-
-    async def _find_earlier(self, lookup: EarlierLookup) -> dict[int, int]:
-        """Find the earliest items of lanes in a long queue, part by part from its beginning."""
-        earlier = dict[int, int]()
-        while lookup.lanes:
-            read = partial(waiting_items.read_earlier_part, lookup=lookup)
-            part = await self._walk(read)
-            earlier |= part.earlier
-            if part.last is None:
-                break
-            lookup = EarlierLookup(part.last, lookup.before, lookup.lanes - part.earlier.keys())
-        return earlier
 
     async def _look_first(self, wanted: ReadRequest) -> ReadResult:
         """Read the end of the queue, and then all callers with waiting items, part by part."""
         found = await self._read(partial(waiting_items.read_end, wanted=wanted))
-        callers, after = set[int](), 0
+        callers, after = dict[int, Backlog](), 0
         while True:
             read = partial(waiting_items.read_callers, after=after, upto=found.last)
             part = await self._walk(read)
-            callers |= part.callers
+            callers = part.callers | callers  # the first number of each counts
             if part.after is None:
-                return replace(found, callers=list(callers))
+                return replace(found, callers=callers)
             after = part.after
 
     async def begin(
@@ -382,9 +375,9 @@ class Outbox:
         """Record an attempt before it is sent.
 
         Return None, and record nothing, if `owner` doesn't hold the items' lanes for `call_ms` from
-        now, or an item's subject was erased. Otherwise return by lane after which sequence number
-        its items are left out: 0 if the user is locked, a login's number if later items wait for
-        it. `liveness`, `forget`: as in `renew`.
+        now, its leases name another liveness lock, or an item's subject was erased. Otherwise
+        return by lane after which sequence number its items are left out: 0 if the user is locked,
+        a login's number if later items wait for it. `liveness`, `forget`: as in `renew`.
         """
         begin = Begin(
             attempt=attempt,
@@ -465,7 +458,7 @@ class Outbox:
                 return None
             return last
 
-        return await self._read(find)
+        return await self._search(find)
 
     async def waiting_lanes(self, lanes: Collection[int]) -> set[int]:
         """Return those of the lanes for which an item waits."""
@@ -480,14 +473,14 @@ class Outbox:
             others = [lane for lane in lanes if lane not in busy]
             return busy.union(lane for lane in others if logins.wait(connection, [lane]))
 
-        return await self._read(find)
+        return await self._search(find)
 
     async def waits_to_erase(self, lanes: Collection[int]) -> bool:
         """Return whether an erasure of a subject of these lanes waits."""
         erases = select(items.c.seq).where(
             items.c.settled_at.is_(None), items.c.lane.in_(lanes), items.c.action == ERASES
         )
-        return await self._read(
+        return await self._search(
             lambda connection: connection.execute(erases.limit(1)).first() is not None
         )
 
@@ -643,6 +636,21 @@ class Outbox:
     async def _read(self, query: Callable[[Connection], T]) -> T:
         """Read for a caller who waits. Raises StorageUnavailable."""
         return await in_time(partial(self._query, query))
+
+    async def _search(self, query: Callable[[Connection], T]) -> T:
+        """Search all that waits, for a caller who waits for that. Raises StorageUnavailable.
+
+        Of a long queue it may take a second, so two at a time: other work needs threads as well.
+        """
+        try:
+            async with asyncio.timeout(CALLER_SECONDS):
+                await self._searches.acquire()
+        except TimeoutError:
+            raise late_answer() from None
+        try:
+            return await in_background(partial(self._query, query))
+        finally:
+            self._searches.release()
 
     async def _walk(self, query: Callable[[Connection], T]) -> T:
         """Read what may take long, apart from callers who wait. Raises StorageUnavailable."""

@@ -83,7 +83,7 @@ class Session:
         looks = [*self.looks, look]
         if len(looks) > 1 and look.at - looks[-2].asked_at >= STEADY_SECONDS:
             looks = [look]  # a lock may have been held in between
-        while len(looks) > 1 and looks[1].at <= look.at - GONE_SECONDS:
+        while len(looks) > 1 and looks[1].at <= look.asked_at - GONE_SECONDS:
             looks.pop(0)
         return replace(self, confirmed_at=look.asked_at, looks=tuple(looks))
 
@@ -93,7 +93,7 @@ class Session:
         looks = [look for look in self.looks if look.asked_at >= since]
         return (
             bool(looks)
-            and looks[-1].at - looks[0].at >= GONE_SECONDS
+            and looks[-1].asked_at - looks[0].at >= GONE_SECONDS
             and all(key not in look.held for look in looks)
         )
 
@@ -192,7 +192,7 @@ class SessionLock:
         try:
             with time_limit(ANSWER_SECONDS):
                 self._look(self._connection)
-        except psycopg.Error as error:
+        except Exception as error:  # whatever is wrong, the lock must be taken again
             log.warning("liveness_lock.lost", reason=str(error).partition("\n")[0])
             self._lose()
         return True
@@ -218,7 +218,10 @@ class SessionLock:
                     self._disconnect()
                     return False
                 session = self._lock(self._connection)
-        except psycopg.Error:
+        except psycopg.Error:  # whoever needs the database says so
+            session = None
+        except Exception as error:
+            log.warning("liveness_lock.lost", reason=str(error).partition("\n")[0])
             session = None
         if session is None:
             self._disconnect()

@@ -14,6 +14,7 @@ from app.encryption import BodyCipher, answer_context
 from app.model import DEAD, CallRecord, Postponed, Settled, Status, Verdict, count_by_status
 from app.outbox import earlier_answers, logins, user_lock_rows
 from app.outbox.erasure import anonymize, redact
+from app.outbox.liveness_lock import KnownProcess
 
 # One statement for all items of all calls that settle together, whatever their number: each
 # statement gives the interpreter's lock up and has to wait for it again.
@@ -99,16 +100,16 @@ class Begin:
             after |= dict.fromkeys(
                 [lane for lane in joined if not busy.isdisjoint(joined[lane])], 0
             )
-        held: dict[str, set[int]] = {}
+        held: dict[KnownProcess, set[int]] = {}
         for write in writes:
-            if write.owner not in held:
+            if write.process not in held:
                 cursor.execute(HELD, (write.owner, now + write.call_ms, write.liveness or ""))
-                held[write.owner] = {shard for (shard,) in cursor.fetchall()}
+                held[write.process] = {shard for (shard,) in cursor.fetchall()}
         gone = _gone(cursor, {seq for one in writes for seq, _ in one.items})
         rows: list[tuple[object, ...]] = []
         told: list[dict[int, int] | None] = []
         for one in writes:
-            if not one._may_begin(held[one.owner], gone):
+            if not one._may_begin(held[one.process], gone):
                 told.append(None)
                 continue
             row = one._row(after, joined)
@@ -119,6 +120,11 @@ class Begin:
             )
         insert_rows(cursor, ATTEMPTS, rows)
         return told
+
+    @property
+    def process(self) -> KnownProcess:
+        """The deliverer, as its leases must name it."""
+        return KnownProcess(self.owner, self.liveness)
 
     def _may_begin(self, held: set[int], gone: set[int]) -> bool:
         return {ids.shard(lane) for _, lane in self.items} <= held and gone.isdisjoint(

@@ -163,12 +163,16 @@ class Lock:
     def _is_open(
         self, now: int, started_at: int, expires_at: int | None, owner: str, liveness: str | None
     ) -> bool:
-        """Return whether an attempt's deliverer is alive, or its call may still be running."""
+        """Return whether an attempt's deliverer may be alive, or its call still be running.
+
+        The attempts of a dead one are recovered by others, who keep the users locked for a while.
+        """
         if 0 < started_at + OUTLIVES_MS - now <= OUTLIVES_MS:
             return True
-        if expires_at is None or (owner, liveness) in self.dead:
+        if expires_at is None:
             return False
-        return expires_at > now or (liveness is not None and liveness == self.liveness)
+        lives = liveness is not None and liveness == self.liveness
+        return expires_at > now or (lives and (owner, liveness) not in self.dead)
 
     @property
     def _lanes(self) -> set[int]:

@@ -4,8 +4,7 @@ Numbers become visible in their order, since the transactions that assign them t
 one after the other. So all items below the newest one seen are visible.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -14,7 +13,7 @@ from sqlalchemy import Connection
 from app import ids
 from app.database.driver import DIALECTS, Dialect
 from app.encryption import BodyCipher, body_context
-from app.model import EarlierLookup, Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
+from app.model import Backlog, Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
 
 COLUMNS = ", ".join(Item._fields)
 WAITING = """
@@ -30,22 +29,22 @@ SELECT {columns} FROM (SELECT *, sum(length(body)) OVER (ORDER BY seq) AS upto F
 PAGE_CHARACTERS = 8_000_000
 # The whole of a long queue takes longer than anybody waits for an answer.
 CALLERS_PART = 500_000
-# Waiting items among which earlier ones are searched for at once
-EARLIER_PART = 500_000
-# The last number of the part has no lane
-EARLIER_IN_PART = """
-WITH part AS MATERIALIZED (
-    SELECT seq, lane FROM items WHERE settled_at IS NULL AND seq > ? AND seq < ?
-    ORDER BY seq LIMIT ?
-)
-SELECT lane, min(seq) FROM part WHERE lane IN {lanes} GROUP BY lane
-UNION ALL SELECT NULL, max(seq) FROM part
+# Waiting items that one search for given lanes walks over, since no index is by lane
+LANES_PART = 250_000
+BACKLOG_RANGE = 250_000  # numbers in which a caller's items are searched at once
+PART_END = """
+SELECT seq FROM items WHERE settled_at IS NULL AND seq > ? AND seq < ?
+ORDER BY seq LIMIT 1 OFFSET ?
 """
 CALLERS = """
-SELECT caller, max(seq), count(*) FROM (
-    SELECT seq, caller FROM items WHERE settled_at IS NULL AND seq > ? AND seq <= ?
-    ORDER BY seq LIMIT ?
-) AS part GROUP BY caller
+SELECT caller, first, last, total, (
+    SELECT a.app FROM items i JOIN acceptances a ON a.first_seq = i.acceptance WHERE i.seq = last
+) FROM (
+    SELECT caller, min(seq) AS first, max(seq) AS last, count(*) AS total FROM (
+        SELECT seq, caller FROM items WHERE settled_at IS NULL AND seq > ? AND seq <= ?
+        ORDER BY seq LIMIT ?
+    ) AS part GROUP BY caller
+) AS callers
 """
 REPLAYED = """
 SELECT i.lane, min(a.app), min(i.seq), max(i.seq)
@@ -58,20 +57,13 @@ WHERE settled_at IS NULL AND seq > ? AND seq < ? AND lane IN {lanes} GROUP BY la
 """
 
 
-class EarlierPart(NamedTuple):
-    """By lane the lowest number in a part of a search; `last` is the part's last number.
+class CallersPart(NamedTuple):
+    """The callers in a part of the queue, and where the items of each begin.
 
-    `last` is None if the part is empty, and so the search is over.
+    The next part begins at `after`; None if there is none.
     """
 
-    earlier: dict[int, int]
-    last: int | None
-
-
-class CallersPart(NamedTuple):
-    """The callers in a part of the queue; the next begins at `after`, None if there is none."""
-
-    callers: frozenset[int]
+    callers: dict[int, Backlog]
     after: int | None
 
 
@@ -89,10 +81,10 @@ def read_callers(connection: Connection, after: int, upto: int) -> CallersPart:
     """Read which callers have waiting items in the part of the queue after a number."""
     statement = DIALECTS[connection.dialect.name].sql(CALLERS)
     found = connection.exec_driver_sql(statement, (after, upto, CALLERS_PART)).all()
-    is_last = sum(count for _, _, count in found) < CALLERS_PART
+    is_last = sum(total for _, _, _, total, _ in found) < CALLERS_PART
     return CallersPart(
-        frozenset(caller for caller, _, _ in found),
-        None if is_last else max(seq for _, seq, _ in found),
+        {caller: Backlog(app, first - 1) for caller, first, _, _, app in found},
+        None if is_last else max(last for _, _, last, _, _ in found),
     )
 
 
@@ -102,7 +94,7 @@ def read_waiting_items(
     """Read what a request asks for, in the order of the fields of `ReadResult`.
 
     What is read later can only be newer. For a fresh request there are `read_end` and
-    `read_callers`. A search for earlier items that may take long is left to the caller (`to_find`).
+    `read_callers`.
     """
     end = read_end(connection, wanted)
     last, replays = end.last, end.replays
@@ -111,45 +103,18 @@ def read_waiting_items(
     replayed = read.replayed(replays) if replays > wanted.replays else {}
     tail = read.tail(wanted.tail, last) if wanted.tail is not None else None
     backlogs = [
-        (caller, read.backlog(caller, after, limit)) for caller, after, limit in wanted.backlogs
+        (caller, read.backlog(caller, after, limit, last))
+        for caller, after, limit in wanted.backlogs
     ]
-    result = ReadResult(wanted, last, replays, [], lanes, replayed, tail, backlogs)
-    lookup = _earlier_lookup(result)
-    if lookup is None:
-        return result
-    if lookup.before - lookup.after > EARLIER_PART:
-        return replace(result, to_find=lookup)
-    return replace(result, earlier=read_earlier(connection, lookup))
-
-
-def _earlier_lookup(result: ReadResult) -> EarlierLookup | None:
-    """Return the search for earlier items of the lanes of a result; None if there are none."""
-    wanted, after = result.request, result.request.unread_after
-    doubtful = list(result.tail.items) if result.tail is not None else []
-    if wanted.contended:
-        doubtful += [item for _, page in result.backlogs for item in page.items]
-    if after is None or not doubtful:
-        return None
-    before = max(item.seq for item in doubtful)
-    return EarlierLookup(after, before, frozenset(item.lane for item in doubtful))
-
-
-def read_earlier(connection: Connection, lookup: EarlierLookup) -> dict[int, int]:
-    """Return by lane the lowest number of a waiting item in the range of a search."""
-    dialect = DIALECTS[connection.dialect.name]
-    statement = dialect.sql(EARLIER.format(lanes=dialect.values("bigint")))
-    values = (lookup.after, lookup.before, _text(lookup.lanes))
-    return {row[0]: row[1] for row in connection.exec_driver_sql(statement, values)}
-
-
-def read_earlier_part(connection: Connection, lookup: EarlierLookup) -> EarlierPart:
-    """Read the first part of a search."""
-    dialect = DIALECTS[connection.dialect.name]
-    statement = dialect.sql(EARLIER_IN_PART.format(lanes=dialect.values("bigint")))
-    values = (lookup.after, lookup.before, EARLIER_PART, _text(lookup.lanes))
-    found = {row[0]: row[1] for row in connection.exec_driver_sql(statement, values)}
-    last = found.pop(None)
-    return EarlierPart(found, last)
+    earlier = dict[int, int]()
+    if wanted.unread_after:
+        doubtful = list(tail.items) if tail is not None else []
+        doubtful += [
+            item for _, page in backlogs for item in page.items if item.app in wanted.contended
+        ]
+        for app, after in wanted.unread_after.items():
+            earlier |= read.earlier(after, [item for item in doubtful if item.app == app])
+    return ReadResult(wanted, last, replays, {}, lanes, replayed, tail, backlogs, earlier)
 
 
 class _Reader:
@@ -161,12 +126,45 @@ class _Reader:
         self._numbers = self._dialect.values("bigint")
 
     def lanes(self) -> ItemPage:
-        """Return the waiting items of lanes that were deferred."""
+        """Return the waiting items of some lanes in the first part of their range."""
         wanted = self._wanted
+        part_end = self._part_end(wanted.lanes_from - 1, wanted.lanes_upto + 1)
+        upto = wanted.lanes_upto if part_end is None else part_end
         which = f"seq >= ? AND seq <= ? AND lane IN {self._numbers}"
-        return self._page(
-            which, [wanted.lanes_from, wanted.lanes_upto, _text(wanted.lanes)], wanted.limit
+        page = self._page(which, [wanted.lanes_from, upto, _text(wanted.lanes)], wanted.limit)
+        return (
+            ItemPage(page.items, False, part_end) if page.whole and part_end is not None else page
         )
+
+    def earlier(self, after: int, doubtful: Sequence[Item]) -> dict[int, int]:
+        """Return by lane the lowest number that an unread item of it may have.
+
+        Lanes that have none are left out. Only the first part of the range is searched, since
+        callers' items wait meanwhile: for a lane that is not found there, the number after the part
+        is returned.
+        """
+        # Those of lanes that are read now may be skipped no longer
+        read_now, skipped = self._wanted.lanes, self._wanted.skipped
+        lanes = {
+            item.lane for item in doubtful if item.lane in read_now or item.lane not in skipped
+        }
+        if not lanes:
+            return {}
+        before = max(item.seq for item in doubtful)
+        part_end = self._part_end(after, before)
+        upto = before if part_end is None else part_end + 1
+        statement = self._dialect.sql(EARLIER.format(lanes=self._numbers))
+        rows = self._connection.exec_driver_sql(statement, (after, upto, _text(lanes)))
+        found = {row[0]: row[1] for row in rows}
+        return found if part_end is None else dict.fromkeys(lanes, upto) | found
+
+    def _part_end(self, after: int, before: int) -> int | None:
+        """Return the number at which the first part of a range ends; None if it is all of it."""
+        if before - after <= LANES_PART:
+            return None
+        values = (after, before, LANES_PART - 1)
+        row = self._connection.exec_driver_sql(self._dialect.sql(PART_END), values).first()
+        return None if row is None else int(row[0])
 
     def replayed(self, upto: int) -> dict[int, ReplayedLane]:
         """Return the lanes of items replayed since the last known replay, up to `upto`."""
@@ -187,9 +185,11 @@ class _Reader:
             values.append(_text(self._wanted.leave_out))
         return self._page(which, values, self._wanted.limit)
 
-    def backlog(self, caller: int, after: int, limit: int) -> ItemPage:
-        """Return the waiting items of one caller after a sequence number."""
-        return self._page("caller = ? AND seq > ?", [caller, after], limit)
+    def backlog(self, caller: int, after: int, limit: int, last: int) -> ItemPage:
+        """Return the waiting items of one caller in a range after a sequence number."""
+        upto = after + BACKLOG_RANGE
+        page = self._page("caller = ? AND seq > ? AND seq <= ?", [caller, after, upto], limit)
+        return ItemPage(page.items, False, upto) if page.whole and upto < last else page
 
     def _page(self, which: str, values: list[Any], limit: int) -> ItemPage:
         if self._wanted.shards is not None:

@@ -270,7 +270,6 @@ class Relay:
             in_order=in_order,
         )
         async with self._unless_given_up(), locking as lock, self._slot():
-            self._check(lock)
             response = await self._call(call, lock, recorded=lock.recorded)
             for pause in THROTTLE_PAUSES:
                 if response.status not in replies.THROTTLES:
@@ -289,11 +288,6 @@ class Relay:
         if b'"warning"' in body or b'"ignored"' in body:
             labels = map(outcomes.label_of_entry, replies.parse_entries(body) or ())
             self._metrics.count_warnings(app, (label for label in labels if label is not None))
-
-    def _check(self, lock: UserLock) -> None:
-        """Raise UpstreamUnavailable where a call may not begin now."""
-        if (obstacle := lock.obstacle(self._timeout)) is not None:
-            raise UpstreamUnavailable(obstacle, RETRY_SECONDS)
 
     async def upload(
         self, app: App, action: Action, fields: Mapping[str, str], files: list[FilePart]
@@ -357,13 +351,16 @@ class Relay:
     async def _call(
         self, call: RelayedCall, lock: UserLock, *, recorded: bool = False
     ) -> LeanplumResponse:
-        observing = self._observe(
-            call.app, call.action, call.subjects, recorded=recorded or call.read_only
-        )
+        recorder = self._recorder
+        if recorder is not None and not (recorded or call.read_only):
+            await recorder.begin(call.app.name, call.action, call.subjects)
+            recorded = True
+        if (obstacle := lock.obstacle(self._timeout)) is not None:
+            if recorder is not None and recorded:
+                recorder.end(call.app.name, call.action, call.subjects, None)
+            raise UpstreamUnavailable(obstacle, RETRY_SECONDS)
+        observing = self._observe(call.app, call.action, call.subjects, recorded=True)
         async with observing as observed:
-            observed.sent = False
-            self._check(lock)  # the record may have taken long to write
-            observed.sent = True
             response = await self.client.call(
                 call.app.api_url, call.action, call.body, call.headers
             )

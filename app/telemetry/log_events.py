@@ -17,7 +17,7 @@ MESSAGES = {
     "apps.refused": "The changed apps file is invalid; the last valid one is used",
     "apps.same": "Two apps have the same app id",
     "apps.unreadable": "Cannot read the apps file",
-    "attempt.refused": "Another deliverer has the lanes of an attempt, so nothing was sent",
+    "attempt.refused": "The leases forbid an attempt, or an item was erased: nothing was sent",
     "attempt.too_late": "Another deliverer has already declared this attempt lost",
     "attempt.unwritten": "Cannot record an attempt, so nothing was sent",
     "attempts.lost": "Recovered the attempts of a deliverer that is gone",

@@ -89,10 +89,14 @@ class CountingOutbox(Outbox):
     """An outbox that counts how often its queue is read, and how often leases are renewed."""
 
     reads = renewals = 0
+    read_gate: asyncio.Event | None = None  # reads end only once it is set
 
     async def look(self, wanted: ReadRequest) -> ReadResult:
         self.reads += 1
-        return await super().look(wanted)
+        result = await super().look(wanted)
+        if self.read_gate is not None:
+            await self.read_gate.wait()
+        return result
 
     async def renew(self, *args: Any, **options: Any) -> Lease:
         self.renewals += 1

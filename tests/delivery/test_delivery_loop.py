@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from app.delivery.verdicts import RetryPolicy
-from app.model import ReadRequest, ReadResult
+from app.model import ReadRequest, ReadResult, Status
+from app.outbox.liveness_lock import FileLock
 from tests.support.wait import until_async
 
 from .harness import Delivering, Leanplum, deliver
@@ -185,6 +186,53 @@ def test_a_user_with_a_long_queue_does_not_make_the_deliverer_read_in_a_frenzy(
             leanplum.unplan()
 
     deliver(database, leanplum, body)
+
+
+def test_calls_begin_as_others_end_while_a_long_queue_is_read(
+    database: str, leanplum: Leanplum
+) -> None:
+    async def body(at: Delivering) -> None:
+        await at.accept_many([f"user{n}" for n in range(2_000)])
+        assert await at.deliverer.step() == 2
+        await at.accept("late", 0)
+        at.outbox.read_gate = asyncio.Event()
+        at.deliverer.notify()
+        stepping = asyncio.create_task(at.deliverer.step())
+        await until_async(lambda: leanplum.stats()["calls"] > 20)
+        assert not stepping.done()
+        at.outbox.read_gate.set()
+        await stepping
+        await at.finish()
+
+    deliver(database, leanplum, body, concurrency=2)
+
+
+def test_a_deliverer_whose_liveness_lock_changes_renews_its_leases_before_it_begins_a_call(
+    database: str, leanplum: Leanplum
+) -> None:
+    """Others may take for dead whoever names the former one."""
+
+    class Changing(FileLock):
+        named = "first"
+
+        def identity(self) -> str | None:
+            return self.named
+
+    async def body(at: Delivering) -> None:
+        liveness = at.deliverer._attempts.liveness
+        assert isinstance(liveness, Changing)
+        await at.step()
+        before = at.outbox.renewals
+        await at.step()
+        assert at.outbox.renewals == before
+        liveness.named = "second"
+        await at.accept("ann", 0)
+        at.deliverer.notify()
+        assert await at.step() == 1
+        assert at.outbox.renewals == before + 1
+        assert (await at.receipt("ann-0")).status is Status.DELIVERED
+
+    deliver(database, leanplum, body, owner="one", liveness=Changing(None, "one"))
 
 
 def test_a_user_with_a_queue_longer_than_the_window_is_delivered_whole_and_in_order(

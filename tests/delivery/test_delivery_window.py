@@ -5,6 +5,7 @@ what is in flight.
 """
 
 import os
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -16,13 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from app import ids
 from app.delivery import window as module
 from app.delivery.window import MAX_ACTIONS, MAX_BYTES, MAX_USERS, Window
-from app.model import Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
+from app.model import Backlog, Item, ItemPage, ReadRequest, ReadResult, ReplayedLane
 
 BODIES = st.sampled_from([2, 2, 2, 400_000, 1_200_000]).map(
     {size: "x" * size for size in (2, 400_000, 1_200_000)}.get
 )
 FEW_USERS = st.integers(0, 3)
-CALLERS = st.integers(1, 3)
+APPS = {1: "default", 2: "default", 3: "default", 4: "other"}  # by caller
+CALLERS = st.sampled_from(list(APPS))
 LANDING = st.none() | st.sampled_from([0, 300])
 MEMORY = 4_000_000
 ALL = frozenset(range(ids.SHARDS))
@@ -35,12 +37,15 @@ def look(
     wanted: ReadRequest,
     page: int,
     replayed: dict[int, int] | None = None,
+    part: int = 250_000,
 ) -> ReadResult:
     """What the outbox would find; pages are short, so that one is seldom all there is. `replayed`:
-    by sequence number, which replay has sent an item again.
+    by sequence number, which replay has sent an item again. `part`: how many items are searched for
+    those of some lanes.
     """
     if wanted.fresh:
-        return ReadResult(wanted, last, replays, sorted({item.caller for item in stored}))
+        callers = {item.caller: Backlog(item.app, item.seq - 1) for item in reversed(stored)}
+        return ReadResult(wanted, last, replays, dict(sorted(callers.items())))
     ours = [
         item for item in stored if wanted.shards is None or ids.shard(item.lane) in wanted.shards
     ]
@@ -48,12 +53,21 @@ def look(
     def cut(found: list[Item], limit: int) -> ItemPage:
         return ItemPage(found[:limit], len(found) < limit)
 
+    def first_part(span: range) -> tuple[list[Item], int | None]:
+        between = [item for item in stored if item.seq in span]
+        end = between[part - 1].seq if len(span) >= part and len(between) >= part else None
+        return between[: None if end is None else part], end
+
+    def in_range(found: list[Item], limit: int, upto: int) -> ItemPage:
+        some = cut([item for item in found if item.seq <= upto], limit)
+        return ItemPage(some.items, False, upto) if some.whole and upto < last else some
+
     lanes = None
     if wanted.lanes:
-        span = range(wanted.lanes_from, wanted.lanes_upto + 1)
-        lanes = cut(
-            [item for item in stored if item.lane in wanted.lanes and item.seq in span], page
-        )
+        between, end = first_part(range(wanted.lanes_from, wanted.lanes_upto + 1))
+        lanes = cut([item for item in between if item.lane in wanted.lanes], page)
+        if lanes.whole and end is not None:
+            lanes = ItemPage(lanes.items, False, end)
     again: dict[int, ReplayedLane] = {}
     for item in ours:
         if wanted.replays < (replayed or {}).get(item.seq, 0) <= replays:
@@ -68,27 +82,32 @@ def look(
     backlogs = [
         (
             caller,
-            cut(
+            in_range(
                 [item for item in ours if item.caller == caller and item.seq > begin],
                 min(limit, page),
+                begin + part,
             ),
         )
         for caller, begin, limit in wanted.backlogs
     ]
     doubtful = [
         *(tail.items if tail else ()),
-        *(i for _, one in backlogs for i in one.items if wanted.contended),
+        *(i for _, one in backlogs for i in one.items if i.app in wanted.contended),
     ]
     earlier = dict[int, int]()
-    if wanted.unread_after is not None and doubtful:
-        newest = max(item.seq for item in doubtful)
-        for lane in {item.lane for item in doubtful}:
-            between = [
-                i.seq for i in stored if i.lane == lane and wanted.unread_after < i.seq < newest
-            ]
-            if between:
-                earlier[lane] = between[0]
-    return ReadResult(wanted, last, replays, [], lanes, again, tail, backlogs, earlier)
+    for app, after in wanted.unread_after.items():
+        some = [item for item in doubtful if item.app == app]
+        between, end = first_part(range(after + 1, max((item.seq for item in some), default=0)))
+        for lane in {
+            item.lane
+            for item in some
+            if item.lane in wanted.lanes or item.lane not in wanted.skipped
+        }:
+            if found := [item.seq for item in between if item.lane == lane]:
+                earlier[lane] = found[0]
+            elif end is not None:
+                earlier[lane] = end + 1
+    return ReadResult(wanted, last, replays, {}, lanes, again, tail, backlogs, earlier)
 
 
 class Histories(RuleBasedStateMachine):
@@ -100,9 +119,10 @@ class Histories(RuleBasedStateMachine):
         capacity=st.sampled_from([4, 20, 10_000]),
         per_lane=st.sampled_from([2, 5, 500]),
         page=st.sampled_from([2, 3, 2_000]),
+        part=st.sampled_from([1, 2, 5, 250_000]),
     )
-    def begin(self, capacity: int, per_lane: int, page: int) -> None:
-        self.capacity, self.per_lane, self.page = capacity, per_lane, page
+    def begin(self, capacity: int, per_lane: int, page: int, part: int) -> None:
+        self.capacity, self.per_lane, self.page, self.part = capacity, per_lane, page, part
         self.now, self.seq, self.replays = 1_000, 0, 0
         self.stored: list[Item] = []
         self.flying: list[list[Item]] = []
@@ -121,14 +141,15 @@ class Histories(RuleBasedStateMachine):
         caller=CALLERS,
     )
     def accept(self, users: list[int], body: str, caller: int) -> None:
+        app = APPS[caller]
         for user in users:
             self.seq += 1
-            lane = ids.lane("default", f"u{user}")
+            lane = ids.lane(app, f"u{user}")
             self.stored.append(
                 Item(
                     self.seq,
                     str(self.seq),
-                    "default",
+                    app,
                     f"u{user}",
                     "track",
                     body,
@@ -147,16 +168,21 @@ class Histories(RuleBasedStateMachine):
         landing=LANDING,
     )
     def step(self, later: int, calls: int, data: Any, landing: int | None) -> None:
-        """As the deliverer does it: let go on whose time has come, read, begin calls. A call may
-        land, and items may be accepted, while it reads.
+        """As the deliverer does it: let go on whose time has come, read, begin calls. While it
+        reads, calls may land and begin, and items may be sent again.
         """
         self.now += later
         self.window.resume_deferred(self.now)
         if (wanted := self.window.next_request(changed=True)) is not None:
-            found = look(self.stored, self.seq, self.replays, wanted, self.page, self.replayed)
+            found = look(
+                self.stored, self.seq, self.replays, wanted, self.page, self.replayed, self.part
+            )
             if landing is not None and self.flying:
                 self.land(data, landing, refused=data.draw(st.booleans()))
                 self.replay(data)
+                self.send()
+                if self.flying and data.draw(st.booleans()):
+                    self.land(data, landing, refused=data.draw(st.booleans()))
             self.window.take_result(found, self.now)
             self.seen = found.replays
         for _ in range(calls):
@@ -240,6 +266,9 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def counts_agree_with_contents(self) -> None:
         if hasattr(self, "window"):
+            blocked = self.window._blocked
+            assert blocked.keys() <= self.window._truncated.keys()
+            assert +self.window._blocked_counts == Counter(blocked.values())
             held = [item for queue in self.window._waiting.values() for item in queue]
             assert self.window.count == len(held)
             counted = sum(self.window._bytes.values()) + self.window._refilled_bytes.total()
@@ -280,8 +309,11 @@ TestHistories.settings = settings(
 class Reading:
     """A window, and the items that it reads."""
 
-    def __init__(self, capacity: int = 20_000, page: int = module.PAGE) -> None:
+    def __init__(
+        self, capacity: int = 20_000, page: int = module.PAGE, part: int = 250_000
+    ) -> None:
         self.window, self.stored, self.page = Window(capacity), list[Item](), page
+        self.part = part
         self.replays, self.replayed = 0, dict[int, int]()
         self.last = 0
         self.window.assign(ALL)
@@ -313,12 +345,72 @@ class Reading:
         for _ in range(times):
             if (wanted := self.window.next_request(changed=True)) is not None:
                 found = look(
-                    self.stored[settled:], self.last, self.replays, wanted, self.page, self.replayed
+                    self.stored[settled:],
+                    self.last,
+                    self.replays,
+                    wanted,
+                    self.page,
+                    self.replayed,
+                    self.part,
                 )
                 self.window.take_result(found, now)
 
     def batch(self) -> list[int]:
         return [item.seq for item in self.window.next_batch()]
+
+
+def test_a_user_whose_items_keep_coming_is_read_behind_a_long_backlog_of_another_caller() -> None:
+    """Each of them may be behind the backlog, of which only a part is searched at once."""
+    at = Reading(capacity=40, page=100, part=20)
+    at.add(*(f"u{n}" for n in range(200)))
+    at.read(times=3)
+    for _ in range(60):
+        at.add("hot", caller=2)
+        at.read(times=1)
+    assert ids.lane("default", "hot") in at.window._waiting
+
+
+def test_lanes_that_may_be_behind_another_callers_backlog_use_the_room_of_their_caller() -> None:
+    at = Reading(capacity=40, page=100, part=20)
+    at.add(*(f"a{n}" for n in range(100)), caller=1)
+    at.add(*(f"b{n}" for n in range(100)), caller=2)
+    at.read(times=10)
+    assert len(at.window._truncated) <= 40
+
+
+def test_what_is_held_for_one_app_delays_nothing_of_another() -> None:
+    at = Reading(capacity=40, page=100, part=20)
+    at.add(*(f"u{n}" for n in range(200)), app="held")
+    at.read(times=3)
+    at.add("u1", caller=2, app="other")
+    at.read(times=1)
+    assert [item.subject for item in at.window.next_batch(app="other")] == ["u1"]
+
+
+@pytest.mark.parametrize("apps", [["old", "new"], ["new", "old"]])
+@pytest.mark.parametrize("first", [["old", "new"], ["new", "old"]])
+def test_an_app_whose_lanes_lie_elsewhere_is_read_though_another_has_some_each_time(
+    apps: list[str], first: list[str]
+) -> None:
+    at = Reading(part=5)
+    numbers = range(20)
+    for app in apps:
+        at.add(*(f"{app}{n}" for n in numbers), app=app)
+    at.read()
+
+    def fail(app: str) -> None:
+        batch = at.window.next_batch(app=app)
+        at.window.complete(batch, {item.lane: 0 for item in batch})
+        at.window.resume_deferred(0)
+
+    for app in first:
+        fail(app)
+    sent = list[str]()
+    for _ in range(80):
+        at.read(times=1)
+        fail("new")
+        sent += [item.subject for item in at.window.next_batch(app="old")]
+    assert sorted(sent) == sorted(f"old{n}" for n in numbers)
 
 
 def test_what_comes_later_of_a_postponed_lane_does_not_overtake() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from app.database.postgresql import Connection, session_on
 from app.outbox import liveness_lock
-from app.outbox.session_lock import GONE_SECONDS, SPACE, SessionLock
+from app.outbox.session_lock import GONE_SECONDS, SPACE, Look, Session, SessionLock
 from app.urls import PostgresUrl, parse_database_url
 from tests.support.clock import Clock
 from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
@@ -168,6 +168,27 @@ def test_one_look_that_came_late_takes_nobody_for_dead(
     clock.now += 10 * GONE_SECONDS  # one did not look meanwhile
     until(lambda: not has_key(one, two), 20)
     assert gone_ids(one.lock, others) == []
+
+
+def test_a_lock_is_taken_again_whatever_was_wrong(url: str, one: Stepped) -> None:
+    def broken() -> Connection:
+        raise RuntimeError("unforeseen")
+
+    connect, one.lock._connect = one.lock._connect, broken
+    cut(url)
+    assert [one.lock.step() for _ in range(2)] == [True, True]
+    assert one.lock.identity() is None
+    one.lock._connect = connect
+    one.lock.step()
+    assert one.lock.identity() is not None
+
+
+def test_the_time_that_an_answer_takes_is_not_time_in_which_a_lock_was_free() -> None:
+    session = Session("server/one/1", 0.0, 0.0)
+    for asked_at, at in [(0.0, 0.0), (1.2, 1.2), (2.4, 3.1)]:
+        session = session.with_look(Look(asked_at, at, frozenset()))
+    assert not session.is_free("two", since=0.0)
+    assert session.with_look(Look(3.2, 3.2, frozenset())).is_free("two", since=0.0)
 
 
 def has_key(one: Stepped, two: Stepped) -> bool:

@@ -27,6 +27,7 @@ from app.outbox import (
     run_choices,
     search_index,
     settle,
+    waiting_items,
 )
 from app.outbox.liveness_lock import KnownProcess
 from app.outbox.queue_state import read_queue
@@ -75,7 +76,7 @@ def _index(talk: Talk) -> None:
 def _fail(talk: Talk, leanplum: Leanplum) -> None:
     """Let items be rejected and retried, some behind a login."""
     leanplum.fault(mode="success-false", contains="Refuse", times=None)
-    leanplum.fault(mode="503", contains="Later", times=None)
+    leanplum.fault(mode="429", contains="Later", times=None)  # 503 would open the circuit
     talk.batch([
         {"action": "track", "userId": f"bad{n}", "event": "Refuse", "id": f"bad{n}"}
         for n in range(12)
@@ -227,8 +228,13 @@ def _deliver(talk: Talk, leanplum: Leanplum) -> None:
     outbox = talk.app.services.outbox
     for wanted in (
         ReadRequest(fresh=True),
-        ReadRequest(tail=0, leave_out=frozenset({1}), shards=SHARDS, unread_after=0),
-        ReadRequest(backlogs=((1, 0, 10),), shards=SHARDS, contended=True, unread_after=0),
+        ReadRequest(tail=0, leave_out=frozenset({1}), shards=SHARDS, unread_after={"default": 0}),
+        ReadRequest(
+            backlogs=((1, 0, 10),),
+            shards=SHARDS,
+            contended=frozenset({"default"}),
+            unread_after={"default": 0},
+        ),
         ReadRequest(lanes=frozenset({1, 2}), lanes_upto=9, shards=SHARDS),
     ):
         talk.do(partial(outbox.look, wanted))
@@ -319,6 +325,7 @@ RARE: list[tuple[str, tuple[Any, ...]]] = [
     (settle.AS_IT_IS, ("[1,2]",)),
     (violations.EXPIRE, (1,)),
     (dead_letter_runs.EXPIRE, (1,)),
+    (waiting_items.PART_END, (0, 10**9, 1)),
 ]
 STEPS = (
     _accept,
