@@ -232,7 +232,7 @@ def test_many_calls_for_a_user_do_not_keep_their_items_waiting(
                 receipt = await at.outbox.settled_receipt("default", f"ann-{value}", 10)
                 assert receipt is not None
                 assert receipt.status is Status.DELIVERED
-                assert time.monotonic() - begun < 3
+                assert time.monotonic() - begun < 8
             done = True
             await asyncio.gather(*calling)
 
@@ -288,7 +288,7 @@ def test_a_call_that_is_cancelled_may_be_at_work_so_its_user_is_locked_for_a_whi
             begun = time.monotonic()
             await at.accept("ann", 1)
             await at.finish(20)
-            assert 4 < time.monotonic() - begun < 9
+            assert 4 < time.monotonic() - begun < 20
 
     deliver(database, leanplum, body)
 
@@ -308,7 +308,7 @@ def test_a_call_may_outlive_its_process_so_its_user_is_locked_for_a_while(
             await at.accept("ann", 1)
             begun = time.monotonic()
             await at.finish(20)
-            assert 4.5 < time.monotonic() - begun < 9
+            assert 4.5 < time.monotonic() - begun < 20
 
     deliver(f"sqlite:///{path}", leanplum, body)
     assert leanplum.values("ann") == [1]
