@@ -47,10 +47,11 @@ def pids(gateway: Process, name: str) -> list[int]:
 
 
 def lines(gateway: Process, event: str) -> list[dict[str, Any]]:
-    """Return the log lines of an event."""
-    logged = [line for line in gateway.output.read_bytes().splitlines() if line[:1] == b"{"]
-    parsed = map(orjson.loads, logged)
-    return [line for line in parsed if line.get("event.action") == event]
+    """Return the log lines of an event. A killed process may leave a part of another line."""
+    named = f'"event.action":"{event}"'.encode()
+    whole, _, _ = gateway.output.read_bytes().rpartition(b"\n")
+    parsed = [orjson.loads(line) for line in whole.splitlines() if named in line]
+    return [line for line in parsed if line["event.action"] == event]
 
 
 def descendants(pid: int) -> list[int]:
