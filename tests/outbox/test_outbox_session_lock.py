@@ -87,6 +87,11 @@ def lose(stepped: Stepped, url: str) -> None:
     assert connection is not None
     connection.close()
     stepped.lock.step()
+    wait_until_one_holds(url)
+
+
+def wait_until_one_holds(url: str) -> None:
+    """Wait until the server has released the locks of all sessions but one."""
     with psycopg.connect(url, autocommit=True) as other:
         until(lambda: len(other.execute(HOLDERS, (SPACE,)).fetchall()) == 1, 20)
 
@@ -206,6 +211,7 @@ def test_a_process_that_has_just_begun_is_not_judged_by_looks_from_before(
     with closing(Stepped(url, "two", clock)) as two:
         others = {"two": two.lock.identity()}
         assert gone_ids(one.lock, others) == []
+    wait_until_one_holds(url)
     looks(one, clock=clock)
     clock.now += 1
     one.lock.step()
