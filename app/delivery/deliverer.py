@@ -23,6 +23,7 @@ from app.errors import StorageUnavailable
 from app.leanplum.client import LeanplumClient
 from app.leanplum.http_response import MAX_RETRY_AFTER_SECONDS
 from app.model import App, Item
+from app.outbox import logins
 from app.outbox.delivery_states import DeliveryState
 from app.outbox.outbox import Outbox
 from app.telemetry import Metrics, describe, explain
@@ -98,8 +99,8 @@ class Deliverer:
         self.window = Window()
         self.on_call_ended: Callable[[], None] = lambda: None
         self._look_at = math.inf  # when to look again at users whose items wait for another call
-        # By lane: how often its items had to wait for a login
-        self._login_waits = Counter[int]()
+        # By lane whose items wait for a login: the login's number, and how often they had to wait
+        self._login_waits = dict[int, tuple[int, int]]()
         self._calls: set[asyncio.Task[None]] = set()
         self._in_flight = Counter[str]()  # calls, by app
         self._wake = asyncio.Event()
@@ -376,7 +377,18 @@ class Deliverer:
         finally:
             self._in_flight[batch[0].app] -= 1
             self.window.complete(batch, deferred, excluded)
+            self._resume_behind(batch)
             self.on_call_ended()
+
+    def _resume_behind(self, batch: Sequence[Item]) -> None:
+        """Look at once at the lanes whose items wait for a login of a batch."""
+        if not self._login_waits:
+            return
+        logged_in = {item.seq for item in batch if logins.MARK in item.body}
+        if logged_in:
+            for lane, (login, _) in self._login_waits.items():
+                if login in logged_in:
+                    self.window.resume(lane)
 
     def _defer_excluded(self, batch: Sequence[Item], attempt: Attempt) -> dict[int, int]:
         """Return until when (ms) the lanes wait of which items were left out of an attempt.
@@ -389,9 +401,11 @@ class Deliverer:
                 self._login_waits.pop(lane, None)
         until = dict[int, int]()
         for lane, login in attempt.excluded.items():
+            _, waits = self._login_waits.get(lane, (login, 0))
             if login > 0:
-                self._login_waits[lane] += 1
-            pause = login_pause(self._login_waits[lane])
+                waits += 1
+                self._login_waits[lane] = login, waits
+            pause = login_pause(waits)
             until[lane] = self._ticks_ms() + int(pause * 1000)
             self._look_at = min(self._look_at, self._ticks() + pause)
         return until

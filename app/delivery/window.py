@@ -594,7 +594,11 @@ class Window:
         """Resume the deferred lanes whose time (ms, monotonic) has come."""
         self._now = now
         for lane in [lane for lane, until in self._deferred.items() if until <= now]:
-            del self._deferred[lane]
+            self.resume(lane)
+
+    def resume(self, lane: int) -> None:
+        """Resume a lane before its time, if it is deferred."""
+        if self._deferred.pop(lane, None) is not None:
             self._mark_readable(lane)
 
 

@@ -142,6 +142,27 @@ def test_a_login_behind_many_events_is_not_overtaken(database: str, leanplum: Le
     assert sent(leanplum)[-2:] == ["setUserAttributes a", "advance k"]
 
 
+def test_what_waits_for_a_login_is_looked_at_as_soon_as_that_has_settled(
+    database: str, leanplum: Leanplum
+) -> None:
+    async def body(at: Delivering) -> None:
+        await accept(at, login("a", "k"))
+        leanplum.hold_a_call()
+        at.deliverer.notify()
+        assert await at.deliverer.step() == 1
+        await accept(at, sets("k", "then", "new"))
+        at.deliverer.notify()
+        await at.deliverer.step()
+        deferred, lane = at.deliverer.window._deferred, ids.lane("default", "uk")
+        await until_async(lambda: lane in deferred)
+        deferred[lane] += 3_600_000  # as if it had been looked at often
+        leanplum.unplan()
+        await at.finish(20)
+        assert await statuses(at, "login", "then") == ["delivered"] * 2
+
+    deliver(database, leanplum, body)
+
+
 def test_what_the_new_id_had_before_the_login_goes_at_once(
     database: str, leanplum: Leanplum
 ) -> None:
