@@ -294,7 +294,7 @@ class ItemPage(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """What a caller has waiting beyond its room in a deliverer: its items after a number."""
+    """The waiting items of a caller after a number, for which a deliverer had no room yet."""
 
     app: str
     after: int

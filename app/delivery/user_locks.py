@@ -48,7 +48,7 @@ class HeldLock:
     lapsed: Callable[[], bool] = lambda: False
 
     def obstacle(self, seconds: float) -> str | None:
-        """Return why no call may begin that may take so many seconds; None if it may."""
+        """Return why a call that takes up to `seconds` must not begin; None if it may."""
         if self.lapsed():
             return LAPSED
         return TOO_LATE if time.monotonic() + seconds > self.until else None

@@ -8,11 +8,11 @@ to one call at a time, independently of other lanes.
 
 The queue is read from its tail, so that new items are seen at once. A caller with more items than
 its share of the room has a *backlog*. It is read by a cursor of its own, as the caller's share is
-sent, so other callers' items do not wait for it. An item must not overtake what such a backlog has
-of its lane: the first part of the backlog is searched for that, and if the lane is not found there,
-the item is skipped like those of a lane that is. A lane is *truncated* if items of it were skipped;
-these are read by lane before any later item of it. So each item up to the tail is in one of four
-places: here, in flight, in a backlog, or in a lane that is truncated or deferred.
+sent, so other callers' items do not wait for it. An item must not overtake earlier items of its
+lane in such a backlog. Only the first part of the backlog is searched for these. If the lane is not
+found there, it may have some further on, so the item is skipped. A lane is *truncated* if items of
+it were skipped; these are read by lane before any later item of it. So each item up to the tail is
+in one of four places: here, in flight, in a backlog, or in a lane that is truncated or deferred.
 
 An item that an operator replays keeps its number, and so lies before the items that were read. Its
 lane becomes truncated: its items here are discarded, and the lane is read anew. Lanes that were
@@ -261,9 +261,9 @@ class Window:
             self._take_backlog(result, caller, page)
 
     def _take_lanes(self, request: ReadRequest, page: ItemPage) -> None:
-        """Add what was read of truncated lanes. Those that were read to their end are whole again.
+        """Add the items read of truncated lanes. Lanes that were read to their end are whole again.
 
-        One that has items neither here nor in what was read keeps its place.
+        A lane of which nothing was found yet keeps its place in line.
         """
         if not self._begins_lowest:
             apps = {self._truncated[lane].app for lane in request.lanes}

@@ -117,7 +117,7 @@ class RenewLeases:
         cursor.execute(STEPPED, (expires_at, expires_at + STEPPED_MS))
         judged_at = now if self.latest is None else min(now, self.latest)
         statement = EXPIRE.format(ids=cursor.dialect.values("text"))
-        ended = user_lock_rows.names(self.dead)
+        ended = user_lock_rows.as_values(self.dead)
         cursor.execute(statement, (self.owner, judged_at, self.liveness, ended))
 
     def _take_shards(self, cursor: Cursor) -> tuple[frozenset[int], int]:

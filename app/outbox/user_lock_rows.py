@@ -277,18 +277,18 @@ def busy(
 def outlive(cursor: Cursor, now: int, dead: Sequence[KnownProcess]) -> None:
     """Release the locks of dead processes once their calls must be over.
 
-    Those that name another liveness lock, or none, end by time: their process may live, and only
-    have lost the one that it is known by.
+    A lock that names another liveness lock, or none, ends by time: its process may be alive, and
+    have lost only the liveness lock that was looked at.
     """
     if not dead:
         return
-    ids, ended, column = cursor.dialect.values("text"), names(dead), "holder || ' ' || lock"
+    ids, ended, column = cursor.dialect.values("text"), as_values(dead), "holder || ' ' || lock"
     cursor.execute(GIVEN_UP.format(column=column, ids=ids), (ended,))
     cursor.execute(OUTLIVED.format(column=column, ids=ids), (OUTLIVES_MS, now + OUTLIVES_MS, ended))
 
 
-def names(processes: Iterable[KnownProcess]) -> str:
-    """Return the values of a statement that match processes by id and liveness lock."""
+def as_values(processes: Iterable[KnownProcess]) -> str:
+    """Return the JSON array that a statement compares with `id || ' ' || lock` of its rows."""
     return _text(f"{process.id} {process.lock or ''}" for process in processes)
 
 

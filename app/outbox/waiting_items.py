@@ -143,7 +143,7 @@ class _Reader:
         callers' items wait meanwhile: for a lane that is not found there, the number after the part
         is returned.
         """
-        # Those of lanes that are read now may be skipped no longer
+        # A lane that is read now may not be skipped any more once this result is taken
         read_now, skipped = self._wanted.lanes, self._wanted.skipped
         lanes = {
             item.lane for item in doubtful if item.lane in read_now or item.lane not in skipped

@@ -58,7 +58,7 @@ class UserLock(Protocol):
         ...
 
     def obstacle(self, seconds: float) -> str | None:
-        """Return why no call may begin that may take so many seconds; None if it may."""
+        """Return why a call that takes up to `seconds` must not begin; None if it may."""
         ...
 
 
